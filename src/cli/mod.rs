@@ -1,0 +1,1 @@
+//! Commands and flags; the only module that prints.

@@ -1,0 +1,190 @@
+//! One type for each kind of name, so that a grant's id can never stand where a backend's name belongs.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Why a text is not a valid name of its kind.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} `{}` is not valid: {reason}", .text.escape_debug())]
+pub struct NameError {
+    kind: &'static str,
+    text: String,
+    reason: &'static str,
+}
+
+impl NameError {
+    pub(crate) fn new(kind: &'static str, text: &str, reason: &'static str) -> Self {
+        // A hostile text may be megabytes long; an error message is not.
+        let text = text.chars().take(80).collect();
+        Self { kind, text, reason }
+    }
+}
+
+/// Longest accepted name, in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+
+/// Longest accepted task reference or principal, in bytes (SPIFFE-ID section 2.3 allows 2048).
+pub const REFERENCE_BYTES_MAX: usize = 2048;
+
+fn check_name(kind: &'static str, text: &str, allowed: fn(u8) -> bool) -> Result<(), NameError> {
+    if text.is_empty() {
+        return Err(NameError::new(kind, text, "it is empty"));
+    }
+    if text.len() > NAME_BYTES_MAX {
+        return Err(NameError::new(kind, text, "it is longer than 128 bytes"));
+    }
+    if !text.bytes().all(allowed) {
+        return Err(NameError::new(kind, text, "use ASCII letters, digits, `.`, `_` and `-`"));
+    }
+    Ok(())
+}
+
+fn plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $kind:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $type(Arc<str>);
+
+        impl $type {
+            /// Reads a name of this kind.
+            ///
+            /// # Errors
+            /// [`NameError`] when the text is empty, longer than 128 bytes, or has a character outside `[A-Za-z0-9._-]`.
+            pub fn new(text: &str) -> Result<Self, NameError> {
+                check_name($kind, text, plain)?;
+                Ok(Self(Arc::from(text)))
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                Self::new(text)
+            }
+        }
+    };
+}
+
+name!(
+    /// Names a protected upstream API, as configured.
+    BackendName, "backend name"
+);
+name!(
+    /// Names an operation of a backend, such as `queue.delete`.
+    ActionName, "action name"
+);
+name!(
+    /// Identifies one grant.
+    GrantId, "grant id"
+);
+name!(
+    /// Identifies one lock.
+    LockId, "lock id"
+);
+name!(
+    /// Names a credential source, as configured.
+    CredentialName, "credential name"
+);
+
+/// The ticket, incident, pipeline run or agent job that justifies a grant, written `source:reference`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TaskRef(Arc<str>);
+
+impl TaskRef {
+    /// Reads `source:reference`, such as `github:org/repo:run:289782451`.
+    ///
+    /// # Errors
+    /// [`NameError`] when there is no `source:`, it is too long, or it has a control character or a space.
+    pub fn new(text: &str) -> Result<Self, NameError> {
+        let kind = "task";
+        if text.len() > REFERENCE_BYTES_MAX {
+            return Err(NameError::new(kind, text, "it is longer than 2048 bytes"));
+        }
+        if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(NameError::new(kind, text, "it has a space or a control character"));
+        }
+        match text.split_once(':') {
+            Some((source, reference)) if !reference.is_empty() && !source.is_empty() && source.bytes().all(plain) => {
+                Ok(Self(Arc::from(text)))
+            }
+            _ => Err(NameError::new(kind, text, "write `source:reference`, such as `jira:OPS-17`")),
+        }
+    }
+
+    /// The reference as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TaskRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for TaskRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
+    }
+}
+
+/// The number of a state of the grant table; it only moves forward.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Revision(pub u64);
+
+impl fmt::Display for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_short_plain_ascii() {
+        for good in ["rabbitmq", "queue.delete", "grt_01JD-x", "A"] {
+            assert_eq!(BackendName::new(good).map(|n| n.to_string()), Ok(good.to_owned()));
+        }
+        for bad in ["", "a b", "а", "a/b", "a\n", "*", &"x".repeat(129)] {
+            assert!(BackendName::new(bad).is_err(), "`{bad}` was accepted");
+        }
+    }
+
+    #[test]
+    fn a_task_names_its_source() {
+        assert!(TaskRef::new("github:org/repo:run:1").is_ok());
+        for bad in ["", "OPS-17", ":x", "jira:", "ji ra:x", "jira:a\nb", "jira:a b"] {
+            assert!(TaskRef::new(bad).is_err(), "`{bad}` was accepted");
+        }
+    }
+
+    #[test]
+    fn an_error_about_a_long_text_is_short() {
+        let error = TaskRef::new(&"x".repeat(1 << 20)).expect_err("too long");
+        assert!(error.to_string().len() < 200);
+    }
+}

@@ -1,0 +1,1 @@
+//! Proof in, `Verified` out; both planes use it.

@@ -1,0 +1,3 @@
+//! The `leasehold` program; everything is in the library.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Step `accept` of a call.

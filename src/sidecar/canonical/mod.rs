@@ -1,0 +1,1 @@
+//! Step `canonical` of a call.

@@ -1,0 +1,1 @@
+//! Step `credential` of a call.

@@ -1,0 +1,1 @@
+//! Step `decide` of a call.

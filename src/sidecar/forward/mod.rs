@@ -1,0 +1,1 @@
+//! Step `forward` of a call.

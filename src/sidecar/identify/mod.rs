@@ -1,0 +1,1 @@
+//! Step `identify` of a call.

@@ -1,0 +1,1 @@
+//! Step `inject` of a call.

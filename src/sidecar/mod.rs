@@ -1,0 +1,21 @@
+//! The data plane, in the order a call meets it.
+
+pub mod accept;
+
+pub mod identify;
+
+pub mod canonical;
+
+pub mod resolve;
+
+pub mod decide;
+
+pub mod credential;
+
+pub mod inject;
+
+pub mod forward;
+
+pub mod record;
+
+pub mod reason;

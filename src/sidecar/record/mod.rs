@@ -1,0 +1,1 @@
+//! Step `record` of a call.

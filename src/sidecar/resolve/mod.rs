@@ -1,0 +1,1 @@
+//! Step `resolve` of a call.

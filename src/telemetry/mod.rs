@@ -1,0 +1,1 @@
+//! Logs, the metric registry and the admin listener; knows no domain type.
