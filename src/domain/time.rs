@@ -156,6 +156,16 @@ pub struct Anchored {
 }
 
 impl Anchored {
+    /// Puts a window back together with the end that was fixed for it before.
+    pub fn from_parts(window: Window, ends_uptime: Uptime) -> Self {
+        Self { window, ends_uptime }
+    }
+
+    /// The end on the clock that cannot be stepped.
+    pub fn ends_uptime(&self) -> Uptime {
+        self.ends_uptime
+    }
+
     /// The window as it was given.
     pub fn window(&self) -> Window {
         self.window

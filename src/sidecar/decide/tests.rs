@@ -1,0 +1,463 @@
+//! Tests of the decision: a table of cases, and properties over any order of events.
+
+use std::sync::Mutex;
+
+use proptest::prelude::*;
+
+use super::table::StatedGrant;
+use super::*;
+use crate::domain::action::{ActionClass, ActionPattern};
+use crate::domain::grant::Grant;
+use crate::domain::id::{ActionName, LockId, Revision};
+use crate::domain::resource::ResourcePattern;
+use crate::domain::time::{Timestamp, Window};
+
+/// A clock that a test steps.
+#[derive(Debug)]
+struct TestClock(Mutex<Now>);
+
+impl TestClock {
+    fn at(seconds: i64) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Now {
+            wall: Timestamp::from_seconds(seconds),
+            uptime: Uptime::from_micros(seconds * 1_000_000),
+        })))
+    }
+
+    fn pass(&self, seconds: i64) {
+        self.step_wall(seconds);
+        let mut now = self.0.lock().unwrap();
+        now.uptime = Uptime::from_micros(now.uptime.as_micros() + seconds * 1_000_000);
+    }
+
+    fn step_wall(&self, seconds: i64) {
+        let mut now = self.0.lock().unwrap();
+        now.wall = Timestamp::from_micros(now.wall.as_micros() + seconds * 1_000_000);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Now {
+        *self.0.lock().unwrap()
+    }
+}
+
+fn principal(name: &str) -> Principal {
+    Principal::token("https://idp.test", name).unwrap()
+}
+
+fn scope(action: &str, resource: &str) -> Scope {
+    Scope::new(vec![ActionPattern::new(action).unwrap()], vec![ResourcePattern::new(resource).unwrap()])
+}
+
+fn grant(id: &str, action: &str, resource: &str, from: i64, to: i64) -> StatedGrant {
+    StatedGrant {
+        grant: Grant {
+            id: GrantId::new(id).unwrap(),
+            principal: principal("bot"),
+            backend: BackendName::new("rabbitmq").unwrap(),
+            scope: scope(action, resource),
+            window: Window { not_before: Timestamp::from_seconds(from), expires_at: Timestamp::from_seconds(to) },
+            uses_max: None,
+            task: None,
+        },
+        state: GrantState::Active,
+    }
+}
+
+fn counted(mut stated: StatedGrant, uses: u32) -> StatedGrant {
+    stated.grant.uses_max = Some(uses);
+    stated
+}
+
+fn lock(id: &str) -> Lock {
+    Lock {
+        id: LockId::new(id).unwrap(),
+        principal: None,
+        backend: None,
+        action: None,
+        resource: None,
+        grant: None,
+        task: None,
+        message: "stop".to_owned(),
+        expires_at: None,
+    }
+}
+
+struct Bench {
+    clock: Arc<TestClock>,
+    decider: Arc<Decider>,
+    worker: Worker,
+    rules: Arc<BackendRules>,
+    revision: u64,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let clock = TestClock::at(1_000);
+        let decider = Decider::new(Arc::<TestClock>::clone(&clock), Duration::from_secs(30), 1);
+        decider.freshness().prove(clock.now().uptime);
+        let worker = decider.worker();
+        let rules = BackendRules {
+            name: BackendName::new("rabbitmq").unwrap(),
+            mode: Mode::Enforce,
+            baselines: Vec::new(),
+            credential: None,
+        };
+        Self { clock, decider, worker, rules: Arc::new(rules), revision: 0 }
+    }
+
+    fn state(&mut self, grants: Vec<StatedGrant>) {
+        self.revision += 1;
+        let revision = Revision(self.revision);
+        self.decider.apply(Snapshot { revision, grants, locks: Vec::new() }).unwrap();
+        self.decider.freshness().prove(self.clock.now().uptime);
+    }
+
+    fn ask_as(&self, who: &Principal, action: &str, resource: &str) -> Result<Permit, Denial> {
+        let action = Arc::new(ActionSpec {
+            name: ActionName::new(action).unwrap(),
+            class: ActionClass::Write,
+            index: 0,
+            streaming: false,
+            upgrade: None,
+        });
+        let always = Window { not_before: Timestamp::from_seconds(0), expires_at: Timestamp::MAX };
+        let question = Question {
+            principal: who,
+            identity: always.anchor(self.clock.now()),
+            task: None,
+            backend: &self.rules,
+            action: Some(&action),
+            resource: &Resource::exact(resource),
+        };
+        self.decider.decide(&self.worker, question)
+    }
+
+    fn ask(&self, action: &str, resource: &str) -> Result<Permit, Reason> {
+        self.ask_as(&principal("bot"), action, resource).map_err(|denial| denial.reason)
+    }
+}
+
+const ORDERS: &str = "vhosts/prod/queues/orders";
+
+#[test]
+fn nothing_is_permitted_without_a_grant() {
+    let bench = Bench::new();
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::NoGrant);
+}
+
+#[test]
+fn a_view_never_proved_permits_nothing() {
+    let clock = TestClock::at(1);
+    let decider = Decider::new(clock, Duration::from_secs(30), 1);
+    let bench = Bench { worker: decider.worker(), decider, ..Bench::new() };
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::StaleSource);
+}
+
+#[test]
+fn a_grant_permits_its_scope_inside_its_window() {
+    let mut bench = Bench::new();
+    bench.state(vec![grant("g1", "queue.delete", ORDERS, 1_010, 1_020)]);
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::NotYet);
+    bench.clock.pass(10);
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap().grant().unwrap().id().as_str(), "g1");
+    assert_eq!(bench.ask("queue.delete", "vhosts/prod/queues/other").unwrap_err(), Reason::OutOfScope);
+    assert_eq!(bench.ask("queue.purge", ORDERS).unwrap_err(), Reason::OutOfScope);
+    assert_eq!(bench.ask_as(&principal("eve"), "queue.delete", ORDERS).unwrap_err().reason, Reason::NoGrant);
+    bench.clock.pass(10);
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::Expired);
+}
+
+#[test]
+fn a_grant_of_one_backend_is_none_of_another() {
+    let mut bench = Bench::new();
+    bench.state(vec![grant("g1", "*", "**", 0, 2_000)]);
+    let other = BackendRules { name: BackendName::new("etcd").unwrap(), ..(*bench.rules).clone() };
+    bench.rules = Arc::new(other);
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::NoGrant);
+}
+
+#[test]
+fn overlapping_grants_are_a_union_and_the_end_of_one_leaves_the_other() {
+    let mut bench = Bench::new();
+    bench.state(vec![grant("g1", "queue.*", ORDERS, 0, 3_000), grant("g2", "queue.delete", "**", 0, 2_000)]);
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap().grant().unwrap().id().as_str(), "g1");
+    assert!(bench.decider.end(&GrantId::new("g1").unwrap(), GrantState::Revoked));
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap().grant().unwrap().id().as_str(), "g2");
+    assert!(bench.decider.end(&GrantId::new("g2").unwrap(), GrantState::Released));
+    let denial = bench.ask_as(&principal("bot"), "queue.delete", ORDERS).unwrap_err();
+    assert_eq!(denial.reasons.as_slice(), [Reason::Revoked, Reason::Released]);
+}
+
+#[test]
+fn a_counted_grant_is_used_as_often_as_it_says_by_however_many_at_once() {
+    let mut bench = Bench::new();
+    bench.state(vec![counted(grant("g1", "*", "**", 0, 2_000), 100)]);
+    let permitted: usize = std::thread::scope(|scope| {
+        let bench = &bench;
+        let threads: Vec<_> = (0..4)
+            .map(|_| scope.spawn(move || (0..100).filter(|_| bench.ask("queue.delete", ORDERS).is_ok()).count()))
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert_eq!(permitted, 100);
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::Exhausted);
+}
+
+#[test]
+fn a_counted_grant_is_spared_while_another_covers_the_call() {
+    let mut bench = Bench::new();
+    bench.state(vec![counted(grant("g1", "*", "**", 0, 3_000), 1), grant("g2", "*", "**", 0, 2_000)]);
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap().grant().unwrap().id().as_str(), "g2");
+}
+
+#[test]
+fn locks_come_first_and_end_what_runs() {
+    let mut bench = Bench::new();
+    bench.state(vec![grant("g1", "*", "**", 0, 2_000)]);
+    let running = bench.ask("queue.delete", ORDERS).unwrap();
+    bench.decider.set_locks(vec![Lock { grant: Some(GrantId::new("g1").unwrap()), ..lock("l1") }]);
+    assert_eq!(running.confirm(), Err(Reason::Lock));
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::Lock);
+    bench.decider.set_locks(Vec::new());
+    assert_eq!(running.confirm(), Err(Reason::Lock), "lifting a lock revives nothing");
+    assert!(bench.ask("queue.delete", ORDERS).is_ok());
+}
+
+#[test]
+fn a_stale_view_denies_and_ends_what_runs() {
+    let mut bench = Bench::new();
+    bench.state(vec![grant("g1", "*", "**", 0, 2_000)]);
+    let running = bench.ask("queue.delete", ORDERS).unwrap();
+    bench.clock.pass(31);
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::StaleSource);
+    bench.decider.recheck();
+    assert_eq!(running.confirm(), Err(Reason::StaleSource));
+}
+
+#[test]
+fn what_left_the_source_is_revoked_and_does_not_come_back() {
+    let mut bench = Bench::new();
+    bench.state(vec![grant("g1", "*", "**", 0, 2_000)]);
+    let running = bench.ask("queue.delete", ORDERS).unwrap();
+    bench.state(Vec::new());
+    assert_eq!(running.confirm(), Err(Reason::Revoked));
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::Revoked);
+    bench.state(vec![grant("g1", "*", "**", 0, 2_000)]);
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::Revoked);
+    bench.state(vec![grant("g2", "*", "**", 0, 2_000)]);
+    assert!(bench.ask("queue.delete", ORDERS).is_ok());
+}
+
+#[test]
+fn a_wall_clock_that_jumps_ahead_and_back_revives_nothing() {
+    let mut bench = Bench::new();
+    bench.state(vec![grant("g1", "*", "**", 0, 2_000)]);
+    bench.clock.step_wall(86_400);
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::Expired);
+    bench.decider.table().sweep(bench.clock.now());
+    bench.clock.step_wall(-86_400);
+    bench.state(vec![grant("g1", "*", "**", 0, 2_000)]);
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::Expired);
+}
+
+#[test]
+fn a_wall_clock_set_back_and_a_sleep_give_no_longer_life() {
+    let mut bench = Bench::new();
+    bench.state(vec![grant("g1", "*", "**", 0, 1_010)]);
+    bench.clock.pass(10);
+    bench.clock.step_wall(-3_600);
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::Expired);
+}
+
+#[test]
+fn an_older_snapshot_is_refused_whole() {
+    let mut bench = Bench::new();
+    bench.state(vec![grant("g1", "*", "**", 0, 2_000)]);
+    bench.state(vec![grant("g1", "*", "**", 0, 2_000)]);
+    let old = Snapshot { revision: Revision(1), ..Snapshot::default() };
+    let refused = bench.decider.apply(old).unwrap_err();
+    assert_eq!(refused, Refused::Older { given: Revision(1), held: Revision(2) });
+    assert!(bench.ask("queue.delete", ORDERS).is_ok());
+}
+
+#[test]
+fn a_grant_is_never_widened_and_never_prolonged() {
+    let mut bench = Bench::new();
+    bench.state(vec![grant("g1", "queue.delete", ORDERS, 0, 1_010)]);
+    let wider = Snapshot { revision: Revision(9), grants: vec![grant("g1", "*", "**", 0, 1_010)], locks: Vec::new() };
+    assert!(matches!(bench.decider.apply(wider), Err(Refused::Changed { what: "scope", .. })));
+    bench.state(vec![grant("g1", "queue.delete", ORDERS, 0, 5_000)]);
+    bench.clock.pass(10);
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::Expired);
+}
+
+#[test]
+fn one_id_twice_refuses_the_whole() {
+    let bench = Bench::new();
+    let twice = vec![grant("g1", "*", "**", 0, 2_000), grant("g1", "*", "**", 0, 2_000)];
+    let refused = bench.decider.apply(Snapshot { revision: Revision(1), grants: twice, locks: Vec::new() });
+    assert!(matches!(refused, Err(Refused::Twice(_))));
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::NoGrant);
+}
+
+#[test]
+fn a_baseline_needs_no_grant_and_has_its_own_credential() {
+    let mut bench = Bench::new();
+    let baseline = Baseline {
+        principals: HashSet::from([principal("bot")]),
+        scope: scope("overview.read", "**"),
+        credential: Some(CredentialSlot(7)),
+    };
+    bench.rules = Arc::new(BackendRules { baselines: vec![baseline], ..(*bench.rules).clone() });
+    let permit = bench.ask("overview.read", "overview").unwrap();
+    assert_eq!(permit.credential(), Some(CredentialSlot(7)));
+    assert!(permit.grant().is_none());
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::NoGrant);
+    assert_eq!(bench.ask_as(&principal("eve"), "overview.read", "overview").unwrap_err().reason, Reason::NoGrant);
+}
+
+#[test]
+fn observing_lets_pass_what_it_would_deny_but_never_what_a_lock_stops() {
+    let mut bench = Bench::new();
+    bench.rules = Arc::new(BackendRules { mode: Mode::Observe, ..(*bench.rules).clone() });
+    let permit = bench.ask("queue.delete", ORDERS).unwrap();
+    assert!(matches!(permit.basis(), Basis::Observed(denial) if denial.reason == Reason::NoGrant));
+    bench.decider.set_locks(vec![lock("l1")]);
+    assert_eq!(permit.confirm(), Err(Reason::Lock));
+    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::Lock);
+}
+
+#[test]
+fn an_identity_that_ran_out_ends_the_call() {
+    let mut bench = Bench::new();
+    bench.state(vec![grant("g1", "*", "**", 0, 9_000)]);
+    let action = Arc::new(ActionSpec {
+        name: ActionName::new("a").unwrap(),
+        class: ActionClass::Read,
+        index: 0,
+        streaming: false,
+        upgrade: None,
+    });
+    let short = Window { not_before: Timestamp::from_seconds(0), expires_at: Timestamp::from_seconds(1_005) };
+    let question = Question {
+        principal: &principal("bot"),
+        identity: short.anchor(bench.clock.now()),
+        task: None,
+        backend: &bench.rules,
+        action: Some(&action),
+        resource: &Resource::exact("x"),
+    };
+    let permit = bench.decider.decide(&bench.worker, question).unwrap();
+    assert_eq!(permit.remaining(bench.clock.now()), Duration::from_secs(5));
+    bench.clock.pass(5);
+    assert_eq!(permit.confirm(), Err(Reason::IdentityExpired));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_watch_ends_a_call_at_its_deadline() {
+    #[derive(Debug)]
+    struct Paused(tokio::time::Instant);
+    impl Clock for Paused {
+        fn now(&self) -> Now {
+            let micros = i64::try_from(self.0.elapsed().as_micros()).unwrap();
+            Now { wall: Timestamp::from_micros(micros), uptime: Uptime::from_micros(micros) }
+        }
+    }
+    let clock = Arc::new(Paused(tokio::time::Instant::now()));
+    let decider = Decider::new(Arc::<Paused>::clone(&clock), Duration::from_secs(30), 1);
+    decider.freshness().prove(clock.now().uptime);
+    decider
+        .apply(Snapshot { revision: Revision(1), grants: vec![grant("g1", "*", "**", 0, 10)], locks: Vec::new() })
+        .unwrap();
+    let bench = Bench { worker: decider.worker(), decider: Arc::clone(&decider), ..Bench::new() };
+    let stop = CancellationToken::new();
+    let watch = tokio::spawn({
+        let (decider, stop) = (Arc::clone(&decider), stop.clone());
+        async move { decider.watch(stop).await }
+    });
+    let permit = bench.ask("queue.delete", ORDERS).unwrap();
+    assert_eq!(permit.ended(Watcher::Head).await, Reason::Expired);
+    let late = clock.now().uptime.since(Uptime::from_micros(10_000_000));
+    assert!(late <= Duration::from_millis(5), "ended {late:?} late");
+    stop.cancel();
+    watch.await.unwrap();
+}
+
+#[derive(Debug, Clone)]
+enum Event {
+    State(Vec<(u8, i64)>),
+    End(u8),
+    Sweep,
+    Pass(i64),
+    StepWall(i64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        proptest::collection::vec((0u8..4, 1i64..60), 0..4).prop_map(Event::State),
+        (0u8..4).prop_map(Event::End),
+        Just(Event::Sweep),
+        (1i64..20).prop_map(Event::Pass),
+        (-100i64..100).prop_map(Event::StepWall),
+    ]
+}
+
+proptest! {
+    /// However statements, ends, sweeps and clock steps are mixed: a grant that once ended never permits again before its
+    /// own end has passed, and no permit outlives the first stated end in time that really passed.
+    #[test]
+    fn revocation_wins_every_order(events in proptest::collection::vec(event(), 1..40)) {
+        let mut bench = Bench::new();
+        let mut ended = HashSet::new();
+        let mut known: std::collections::HashMap<u8, Uptime> = std::collections::HashMap::new();
+        for event in events {
+            let now = bench.clock.now();
+            match event {
+                Event::State(grants) => {
+                    let mut seen = HashSet::new();
+                    let grants: Vec<_> = grants.into_iter().filter(|(id, _)| seen.insert(*id)).collect();
+                    let wall = now.wall.as_seconds();
+                    bench.state(grants.iter().map(|(id, life)| {
+                        grant(&format!("g{id}"), &format!("action-{id}"), "**", wall - 200, wall + life)
+                    }).collect());
+                    for (id, life) in &grants {
+                        let end = now.uptime.plus(Duration::from_secs(life.unsigned_abs()));
+                        known.entry(*id).and_modify(|known| *known = end.min(*known)).or_insert(end);
+                    }
+                    for id in known.keys() {
+                        if !seen.contains(id) {
+                            ended.insert(*id);
+                        }
+                    }
+                }
+                Event::End(id) => {
+                    if bench.decider.end(&GrantId::new(&format!("g{id}")).unwrap(), GrantState::Revoked) {
+                        ended.insert(id);
+                    }
+                }
+                Event::Sweep => bench.decider.table().sweep(now),
+                Event::Pass(seconds) => bench.clock.pass(seconds),
+                Event::StepWall(seconds) => bench.clock.step_wall(seconds),
+            }
+            let now = bench.clock.now();
+            bench.decider.freshness().prove(now.uptime);
+            // A name is free again once its own end has passed.
+            known.retain(|id, end| {
+                let over = now.uptime >= *end;
+                if over {
+                    ended.remove(id);
+                }
+                !over
+            });
+            for id in 0u8..4 {
+                let permitted = bench.ask(&format!("action-{id}"), "x").is_ok();
+                if permitted {
+                    prop_assert!(known.contains_key(&id), "g{id} permits past its end");
+                    prop_assert!(!ended.contains(&id), "g{id} permits after it ended");
+                }
+            }
+        }
+    }
+}
