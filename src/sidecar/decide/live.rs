@@ -82,6 +82,14 @@ impl<T> LiveCall<T> {
         }
     }
 
+    /// Moves the end of patience of a call that is waiting already; seen within a second.
+    pub fn wait_until(&self, deadline: Uptime) {
+        // Once the answer has begun there is nothing to wait for any more.
+        let _ = self.patience.fetch_update(Ordering::AcqRel, Ordering::Acquire, |patience| {
+            (patience != i64::MAX).then_some(deadline.as_micros())
+        });
+    }
+
     fn patience(&self) -> Uptime {
         Uptime::from_micros(self.patience.load(Ordering::Acquire))
     }

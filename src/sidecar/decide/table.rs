@@ -225,7 +225,7 @@ pub enum Refused {
 #[derive(Debug, Clone)]
 enum Slot {
     One(Arc<Entry>),
-    Many(Box<Vec<Arc<Entry>>>),
+    Many(Box<[Arc<Entry>]>),
 }
 
 impl Slot {
@@ -238,8 +238,13 @@ impl Slot {
 
     fn push(&mut self, entry: Arc<Entry>) {
         match self {
-            Self::One(first) => *self = Self::Many(Box::new(vec![Arc::clone(first), entry])),
-            Self::Many(entries) => entries.push(entry),
+            Self::One(first) => *self = Self::Many(Box::new([Arc::clone(first), entry])),
+            Self::Many(entries) => {
+                // A list this short is copied rather than kept with room to grow: most slots never get a second entry.
+                let mut longer = std::mem::take(entries).into_vec();
+                longer.push(entry);
+                *entries = longer.into_boxed_slice();
+            }
         }
     }
 }
@@ -466,7 +471,9 @@ impl Table {
             map.retain(|_, slot| match slot {
                 Slot::One(entry) => !over(entry),
                 Slot::Many(entries) => {
-                    entries.retain(|entry| !over(entry));
+                    let mut left = std::mem::take(entries).into_vec();
+                    left.retain(|entry| !over(entry));
+                    *entries = left.into_boxed_slice();
                     !entries.is_empty()
                 }
             });
