@@ -1,1 +1,99 @@
 //! The only reader of files and environment.
+//!
+//! One YAML file, read in two stages. [`raw`] is its shape as written: unknown keys, keys written twice, empty keys and
+//! values of the wrong type are refused there. `resolve` turns it into [`Config`]: defaults filled in, names and
+//! references checked, every named file looked at, and all mistakes reported together with their lines. What comes out
+//! needs no further validation, and nothing of it is used before all of it is valid; a reload works the same way and
+//! keeps what runs when it fails.
+//!
+//! Deliberately absent: substitution of any kind (`${…}`, templates, includes, merge keys), secrets in the file (only
+//! `file:` and `env:` refer to them), configuration by environment variables or flags, and a switch that turns denial
+//! into permission for everything.
+
+mod error;
+mod files;
+mod notices;
+mod raw;
+mod resolve;
+mod resolved;
+mod seam;
+mod units;
+
+use std::path::{Path, PathBuf};
+
+use raw::Shape;
+
+pub use error::{ConfigError, ConfigErrors};
+pub use notices::Notice;
+pub use resolved::*;
+
+/// What a variable of the environment holds, if it is set.
+pub type Environment<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
+/// Reads, resolves and validates a file.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    let text = files::text(path).map_err(|message| {
+        ConfigErrors::whole(path, message, Some("name a configuration file, such as `leasehold.yaml`"))
+    })?;
+    parse(&text, path)
+}
+
+/// As [`load`], for a text at hand; `origin` is the file it came from, and relative paths start in its folder.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse(text: &str, origin: &Path) -> Result<Config, ConfigErrors> {
+    #[allow(clippy::disallowed_methods, reason = "this is the module that reads the environment")]
+    let environment = |name: &str| std::env::var(name).ok();
+    parse_with(text, origin, &environment)
+}
+
+/// As [`parse`], with an environment of the caller's.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse_with(text: &str, origin: &Path, environment: &Environment<'_>) -> Result<Config, ConfigErrors> {
+    let file: raw::File = yaml(text).map_err(|error| ConfigErrors::from_yaml(origin, text, &error))?;
+    let folder = origin.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder: PathBuf = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    resolve::resolve(&file, origin, folder, environment)
+}
+
+/// Every key that the file may have, such as `listeners[].tls.key`.
+pub fn keys() -> Vec<String> {
+    let mut keys = Vec::new();
+    raw::File::keys("", &mut keys);
+    keys
+}
+
+/// Reads one YAML document, strictly and within bounds.
+fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: 200_000,
+            max_nodes: 100_000,
+            max_depth: 32,
+            max_aliases: 1_000,
+            max_anchors: 1_000,
+            max_documents: 1,
+        },
+        alias_limits: serde_saphyr::alias_limits! {
+            max_total_replayed_events: 20_000,
+            max_replay_stack_depth: 16,
+            max_alias_expansions_per_anchor: 1_000,
+        },
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
+        merge_keys: serde_saphyr::MergeKeyPolicy::Error,
+        strict_booleans: true,
+        reject_unsupported_tags: true,
+        reject_tagged_field_names: true,
+        with_snippet: false,
+    };
+    serde_saphyr::from_str_with_options(text, options)
+}
+
+#[cfg(test)]
+mod tests;
