@@ -78,7 +78,7 @@ fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::E
             max_depth: 32,
             max_aliases: 1_000,
             max_anchors: 1_000,
-            max_documents: 1,
+            max_documents: 2,
         },
         alias_limits: serde_saphyr::alias_limits! {
             max_total_replayed_events: 20_000,
