@@ -167,11 +167,7 @@ fn paths(tokens: &[String], file: &[String]) -> Vec<Vec<String>> {
                 }
                 braces.push(is_module);
             }
-            "}" => {
-                if braces.pop() == Some(true) {
-                    module.pop();
-                }
-            }
+            "}" if braces.pop() == Some(true) => drop(module.pop()),
             start @ ("crate" | "super" | "self") if at == 0 || tokens[at - 1] != "::" => {
                 let base = match start {
                     "crate" => Vec::new(),
