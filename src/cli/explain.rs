@@ -11,8 +11,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use super::{AdminArgs, Failure, Output, admin, print, show};
 use crate::domain::principal::Principal;
 
-/// The largest body that is sent along; action maps read no more.
-const BODY_BYTES_MAX: u64 = 1 << 20;
+/// The largest body that is sent along: in base64 it must fit into a URL, which has 64 KiB.
+const BODY_BYTES_MAX: u64 = 32 << 10;
 
 /// The call to explain.
 #[derive(Debug, Args)]
@@ -80,7 +80,7 @@ impl Explain {
             let length = std::fs::metadata(path).with_context(|| format!("--body {shown}"))?.len();
             anyhow::ensure!(
                 length <= BODY_BYTES_MAX,
-                "--body {shown}: it is larger than 1 MiB, which no action map reads"
+                "--body {shown}: it is larger than 32 KiB; send one that has only what the action depends on"
             );
             let body = std::fs::read(path).with_context(|| format!("--body {shown}"))?;
             add("body_base64", &STANDARD.encode(body));

@@ -1,6 +1,6 @@
 //! The only reader of files and environment.
 //!
-//! One YAML file, read in two stages. [`raw`] is its shape as written: unknown keys, keys written twice, empty keys and
+//! One YAML file, read in two stages. `raw` is its shape as written: unknown keys, keys written twice, empty keys and
 //! values of the wrong type are refused there. `resolve` turns it into [`Config`]: defaults filled in, names and
 //! references checked, every named file looked at, and all mistakes reported together with their lines. What comes out
 //! needs no further validation, and nothing of it is used before all of it is valid; a reload works the same way and
