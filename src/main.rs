@@ -1,3 +1,5 @@
 //! The `leasehold` program; everything is in the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    leasehold::cli::run()
+}

@@ -1,1 +1,260 @@
 //! Commands and flags; the only module that prints.
+//!
+//! Results go to standard output, everything else to standard error. The exit code says who has to act: nobody (0),
+//! whoever runs the machine (1), or whoever wrote the command line or the file (2).
+//!
+//! Deliberately absent: configuration by flags. What a flag could change in a running program is in the file, where it
+//! is validated, reviewed and printed by `leasehold check`.
+
+mod admin;
+mod check;
+mod explain;
+mod print;
+mod serve;
+mod show;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Config, ConfigErrors};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  it worked
+  1  it failed while running: an address is taken, the admin listener does not answer
+  2  the command line or the configuration is wrong; nothing was started";
+
+const EXAMPLES: &str = "\
+Examples:
+  leasehold demo                                see it work, with nothing to set up
+  leasehold check leasehold.yaml                find every mistake before a start does
+  leasehold proxy -c leasehold.yaml             stand in front of the backends
+  leasehold grants                              who may do what right now
+  leasehold explain --principal 'https://idp.example#ci-bot' DELETE /api/queues/%2F/orders
+
+Exit codes:
+  0  it worked
+  1  it failed while running: an address is taken, the admin listener does not answer
+  2  the command line or the configuration is wrong; nothing was started";
+
+/// Privilege orchestration for machines: nobody and nothing holds standing admin rights.
+#[derive(Debug, Parser)]
+#[command(
+    name = "leasehold",
+    version,
+    about = "Privilege orchestration for machines",
+    long_about = "Leasehold stands in front of sensitive APIs. It finds out who makes each call and what the call would do, \
+lets it pass only while a grant covers it, makes the backend accept it with a credential the caller never sees, cuts \
+what runs when the grant ends, and records every call.",
+    after_help = EXAMPLES,
+    max_term_width = 100
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Stands in front of the backends and enforces the grants, call by call
+    #[command(
+        long_about = "Stands in front of the backends and enforces the grants, call by call.\n\n\
+The whole file is validated before anything starts. SIGTERM or Ctrl-C stops it gracefully: it turns unready, stops \
+accepting, lets running calls finish until `drain_timeout`, cuts the rest and writes their records.",
+        after_help = EXIT_CODES
+    )]
+    Proxy {
+        /// The configuration file
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
+
+    /// Validates a configuration file and says what it relaxes
+    #[command(
+        long_about = "Validates a configuration file and says what it relaxes.\n\n\
+Reads everything that `leasehold proxy` would read (certificates, keys, secrets, action maps), reports every mistake \
+with its line and what to write instead, and names each setting that is laxer than its default. Starts nothing.",
+        after_help = EXIT_CODES
+    )]
+    Check {
+        /// The configuration file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Treats a relaxation or a warning as a mistake
+        #[arg(long)]
+        strict: bool,
+    },
+
+    /// Lists the grants that a running proxy knows
+    #[command(after_help = EXIT_CODES)]
+    Grants {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// How to print them
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+
+    /// Says what would happen to a call, and why, without making it
+    #[command(
+        long_about = "Says what would happen to a call, and why, without making it.\n\n\
+A running proxy reads the call as it would read the real one: it names the action and the resource, the grant that \
+covers it or every reason why none does, and the credential that would be injected. Nothing is forwarded and no use is \
+counted.",
+        after_help = "\
+Examples:
+  leasehold explain --principal 'https://idp.example#ci-bot' DELETE /api/queues/%2F/orders
+  leasehold explain --principal spiffe://prod.example/ci --backend etcd --body range.json \\
+      -H 'content-type: application/json' POST /v3/kv/range
+
+Exit codes:
+  0  the proxy answered, whatever the answer is
+  1  it did not answer
+  2  the command line is wrong"
+    )]
+    Explain(explain::Explain),
+
+    /// Shows how a running proxy is doing: revision and age of its view, grants by state, leases
+    #[command(after_help = EXIT_CODES)]
+    Status {
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+
+    /// Shows it all on this machine: an API, a proxy in front of it, and a caller whose grant ends
+    #[command(after_help = EXIT_CODES)]
+    Demo,
+
+    /// Prints the completion script of a shell
+    #[command(after_help = "\
+Examples:
+  leasehold completions bash > /etc/bash_completion.d/leasehold
+  leasehold completions zsh > ~/.zfunc/_leasehold
+  leasehold completions fish > ~/.config/fish/completions/leasehold.fish")]
+    Completions {
+        /// Which shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How to reach a running proxy.
+#[derive(Debug, Args)]
+struct AdminArgs {
+    /// The admin listener of the running proxy (`admin.address` in its configuration)
+    #[arg(long = "admin", value_name = "URL", default_value = "http://127.0.0.1:9901")]
+    url: admin::AdminUrl,
+}
+
+/// How to print a result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For reading
+    Table,
+    /// For programs
+    Json,
+}
+
+/// How a command ended short of success.
+#[derive(Debug)]
+enum Failure {
+    /// It failed while running.
+    Running(anyhow::Error),
+    /// The command line is wrong.
+    Usage(anyhow::Error),
+    /// The configuration is wrong.
+    Configuration(ConfigErrors),
+    /// The configuration is valid and not strict; what was found is printed already.
+    NotStrict,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Running(error)
+    }
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::Configuration(errors)
+    }
+}
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    run_with(std::env::args_os())
+}
+
+/// Runs a command line; the first word is the program's name.
+pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(words) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // `--help` and `--version` come here too, and are no failure. A closed pipe is nobody's.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    match dispatch(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Running(error)) => {
+            print::error(&format!("{error:#}"));
+            ExitCode::from(1)
+        }
+        Err(Failure::Usage(error)) => {
+            print::error(&format!("{error:#}"));
+            ExitCode::from(2)
+        }
+        Err(Failure::Configuration(errors)) => {
+            for error in &errors.0 {
+                print::error(&error.to_string());
+            }
+            ExitCode::from(2)
+        }
+        Err(Failure::NotStrict) => ExitCode::from(2),
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Proxy { config } => Ok(serve::proxy(load(&config)?)?),
+        Command::Check { file, strict } => check::check(&load(&file)?, strict),
+        Command::Grants { admin, output } => Ok(show::grants(&admin.url, output)?),
+        Command::Explain(explain) => explain.run(),
+        Command::Status { admin, output } => Ok(show::status(&admin.url, output)?),
+        Command::Demo => Ok(serve::demo()?),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "leasehold", &mut script);
+            print::out(&String::from_utf8_lossy(&script));
+            Ok(())
+        }
+    }
+}
+
+fn load(path: &std::path::Path) -> Result<Config, ConfigErrors> {
+    crate::config::load(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_says_what_it_does() {
+        for command in Cli::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{} is not described", command.get_name());
+        }
+    }
+}

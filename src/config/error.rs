@@ -146,6 +146,9 @@ fn explain(error: &YamlError) -> (String, String, Option<String>) {
             if let Some(at) = text.rfind(" at line ") {
                 text.truncate(at);
             }
+            if text.starts_with("budget breached") {
+                return plain("the file is larger, or deeper, than a configuration needs", "write less");
+            }
             (String::new(), text, None)
         }
     }

@@ -1,6 +1,6 @@
 //! The only reader of files and environment.
 //!
-//! One YAML file, read in two stages. [`raw`] is its shape as written: unknown keys, keys written twice, empty keys and
+//! One YAML file, read in two stages. `raw` is its shape as written: unknown keys, keys written twice, empty keys and
 //! values of the wrong type are refused there. `resolve` turns it into [`Config`]: defaults filled in, names and
 //! references checked, every named file looked at, and all mistakes reported together with their lines. What comes out
 //! needs no further validation, and nothing of it is used before all of it is valid; a reload works the same way and
@@ -78,7 +78,7 @@ fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::E
             max_depth: 32,
             max_aliases: 1_000,
             max_anchors: 1_000,
-            max_documents: 1,
+            max_documents: 2,
         },
         alias_limits: serde_saphyr::alias_limits! {
             max_total_replayed_events: 20_000,
