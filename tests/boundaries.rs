@@ -19,19 +19,42 @@ const TOP: Table = &[
     ("cli", &["app", "config", "domain"]),
 ];
 
-/// The steps of a call. `sidecar/mod.rs` itself names them all; a step names only what its own work needs, so that
-/// nothing that reads a request can reach what holds a credential.
+/// The steps of a call. `call` strings them together; a step names only what its own work needs, so that nothing that
+/// reads a request (accept, identify, canonical, resolve, decide) can reach what holds a credential.
 const SIDECAR: Table = &[
     ("reason", &[]),
-    ("accept", &["canonical", "identify", "reason"]),
-    ("identify", &["canonical", "reason"]),
-    ("canonical", &["reason"]),
+    ("fields", &[]),
+    ("accept", &[]),
+    ("identify", &["accept", "reason"]),
+    ("canonical", &["fields", "reason"]),
     ("resolve", &["canonical", "reason"]),
-    ("decide", &["canonical", "identify", "reason", "resolve"]),
-    ("credential", &["decide", "reason"]),
-    ("inject", &["canonical", "credential", "decide", "reason"]),
-    ("forward", &["canonical", "credential", "decide", "inject", "reason", "record"]),
-    ("record", &["canonical", "decide", "reason", "resolve"]),
+    ("decide", &["reason", "resolve"]),
+    ("credential", &["decide"]),
+    ("inject", &["credential", "fields"]),
+    // An answer's body carries the permit that can end it and the record of its end.
+    ("forward", &["accept", "credential", "decide", "inject", "reason", "record"]),
+    ("record", &["credential", "decide", "forward", "reason"]),
+    ("respond", &["decide", "forward", "reason"]),
+    ("sync", &["decide"]),
+    ("plane", &["accept", "canonical", "credential", "decide", "forward", "resolve"]),
+    (
+        "call",
+        &[
+            "accept",
+            "canonical",
+            "credential",
+            "decide",
+            "forward",
+            "identify",
+            "inject",
+            "plane",
+            "reason",
+            "record",
+            "resolve",
+            "respond",
+        ],
+    ),
+    ("worker", &["accept", "call", "forward", "plane", "reason", "record"]),
 ];
 
 /// Where a table applies.

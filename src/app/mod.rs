@@ -1,1 +1,292 @@
 //! The only module that knows everything: configuration in, a running program out.
+//!
+//! Traffic runs on threads of its own, one runtime each. Everything else — the admin listener, the grants, keys, files,
+//! records — runs on the runtime that called [`start`], so that none of it delays a call.
+
+mod build;
+pub mod clock;
+pub mod demo;
+mod gauges;
+mod identity;
+mod reload;
+mod report;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, Config};
+use crate::domain::time::Clock;
+use crate::sidecar::accept::listen::Bound;
+use crate::sidecar::call::Shared;
+use crate::sidecar::decide::Decider;
+use crate::sidecar::forward::pool::Pool;
+use crate::sidecar::plane::Plane;
+use crate::sidecar::record::{self, Recorder};
+use crate::sidecar::sync::file::{FileSettings, FileSource};
+use crate::sidecar::worker::Worker;
+use crate::telemetry::admin::Readiness;
+use crate::telemetry::metrics::Metrics;
+use clock::SystemClock;
+
+/// What the parts of a running program share.
+#[derive(Clone)]
+struct Parts {
+    config: Arc<ArcSwap<Config>>,
+    plane: Arc<ArcSwap<Plane>>,
+    decider: Arc<Decider>,
+    recorder: Arc<Recorder>,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    readiness: Readiness,
+    addresses: Arc<[Option<SocketAddr>]>,
+}
+
+/// A running sidecar. Dropping it without [`Running::stop`] cuts everything at once.
+pub struct Running {
+    parts: Parts,
+    admin: SocketAddr,
+    drain: CancellationToken,
+    cut: CancellationToken,
+    upkeep: CancellationToken,
+    tasks: JoinSet<()>,
+    workers: Vec<JoinHandle<()>>,
+}
+
+/// Starts a sidecar: everything is read, checked and bound before the first call is accepted.
+///
+/// Must be called on a multi-threaded runtime, which then carries all that is not traffic.
+///
+/// # Errors
+/// What is wrong with the configuration, a file it names, or an address it wants; nothing runs then.
+pub async fn start(config: Config) -> anyhow::Result<Running> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let workers = match config.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    };
+    let bound = bind(&config)?;
+    let addresses: Arc<[Option<SocketAddr>]> = bound.iter().map(Bound::address).collect();
+    let admin_listener = tokio::net::TcpListener::bind(config.admin.address)
+        .await
+        .with_context(|| format!("admin.address {}", config.admin.address))?;
+    let admin = admin_listener.local_addr()?;
+
+    let metrics = Metrics::new();
+    let plane = build::plane(&config, &addresses, Arc::clone(&clock)).await?;
+    let recorder = Recorder::open(
+        record_settings(&config),
+        build::catalogue(&plane, &config),
+        metrics.registry(),
+        Arc::clone(&clock),
+    )?;
+    let decider = Decider::new(Arc::clone(&clock), config.grants.staleness_max, workers);
+    let settings = FileSettings { path: config.grants.file.clone(), poll: config.grants.poll };
+    let mut source = FileSource::new(settings, Arc::clone(&decider));
+    tokio::task::block_in_place(|| source.look_settled())
+        .with_context(|| format!("grants file {}", config.grants.file.display()))?;
+
+    let parts = Parts {
+        config: Arc::new(ArcSwap::from_pointee(config)),
+        plane: Arc::new(ArcSwap::from_pointee(plane)),
+        decider,
+        recorder,
+        clock,
+        metrics,
+        readiness: Readiness::new(),
+        addresses,
+    };
+    let mut running = Running {
+        parts,
+        admin,
+        drain: CancellationToken::new(),
+        cut: CancellationToken::new(),
+        upkeep: CancellationToken::new(),
+        tasks: JoinSet::new(),
+        workers: Vec::new(),
+    };
+    running.begin_upkeep(source, admin_listener)?;
+    running.begin_traffic(bound, workers)?;
+    Ok(running)
+}
+
+impl Running {
+    /// Where a TCP listener is bound.
+    pub fn address(&self, listener: &str) -> Option<SocketAddr> {
+        let config = self.parts.config.load();
+        let place = config.listeners.iter().position(|l| l.name == listener)?;
+        self.parts.addresses[place]
+    }
+
+    /// Where the admin listener is bound.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The grants, to change them without a file; for benches and tests.
+    pub fn decider(&self) -> &Arc<Decider> {
+        &self.parts.decider
+    }
+
+    /// Stops: unready, no new connection, calls drain until the configured deadline, what is left is cut, records are
+    /// flushed.
+    ///
+    /// # Errors
+    /// When the last records could not be written.
+    pub async fn stop(mut self) -> anyhow::Result<()> {
+        self.parts.readiness.set("serving", Err("draining".to_owned()));
+        self.drain.cancel();
+        let deadline = self.parts.config.load().drain_timeout;
+        let workers = std::mem::take(&mut self.workers);
+        let joined = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|w| drop(w.join())));
+        let mut joined = std::pin::pin!(joined);
+        if tokio::time::timeout(deadline, joined.as_mut()).await.is_err() {
+            tracing::warn!(?deadline, "calls that did not end in time are cut");
+            self.cut.cancel();
+            let _ = joined.await;
+        }
+        self.upkeep.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        self.parts.recorder.flush_all()?;
+        Ok(())
+    }
+
+    fn begin_upkeep(&mut self, source: FileSource, admin: tokio::net::TcpListener) -> anyhow::Result<()> {
+        let parts = self.parts.clone();
+        let stop = || self.upkeep.clone();
+        gauges::register(&parts)?;
+        let (decider, token) = (Arc::clone(&parts.decider), stop());
+        self.tasks.spawn(async move { decider.watch(token).await });
+        let (plane, token) = (Arc::clone(&parts.plane), stop());
+        self.tasks.spawn(source.follow(token, move || plane.load().credentials.maintain()));
+        self.tasks.spawn(Arc::clone(&parts.recorder).maintain(stop()));
+        self.tasks.spawn(reload::follow(parts.clone(), stop()));
+        self.tasks.spawn(reload::follow_keys(Arc::clone(&parts.plane), stop()));
+        self.tasks.spawn(report::follow_readiness(parts.clone(), stop()));
+        let handlers = report::handlers(&parts);
+        let address = admin.local_addr()?;
+        let admin_parts = report::admin(&parts, handlers, address);
+        self.tasks.spawn(crate::telemetry::admin::serve(admin, admin_parts, stop()));
+        Ok(())
+    }
+
+    fn begin_traffic(&mut self, bound: Vec<Bound>, workers: usize) -> anyhow::Result<()> {
+        let config = self.parts.config.load_full();
+        let slots: Vec<Arc<Semaphore>> =
+            config.listeners.iter().map(|l| Arc::new(Semaphore::new(l.limits.connections))).collect();
+        let idle_max = config.backends.iter().map(|b| b.pool_idle_per_worker).max().unwrap_or(0);
+        for number in 0..workers {
+            let listeners = bound.iter().map(Bound::copy).collect::<Result<Vec<_>, _>>()?;
+            let shared = Shared {
+                plane: Arc::clone(&self.parts.plane),
+                decider: Arc::clone(&self.parts.decider),
+                running: self.parts.decider.worker(),
+                recorder: self.parts.recorder.worker(),
+                pool: Arc::new(Pool::new(idle_max)),
+            };
+            let worker = Worker::new(Arc::new(shared), self.drain.clone(), self.cut.clone());
+            let slots = slots.clone();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                if let Err(error) = runtime.block_on(worker.run(listeners, slots)) {
+                    tracing::error!(%error, "a worker stopped");
+                }
+                runtime.shutdown_background();
+            })?;
+            self.workers.push(thread);
+        }
+        self.parts.readiness.set("serving", Ok(()));
+        for (listener, address) in config.listeners.iter().zip(&*self.parts.addresses) {
+            let address = address.map_or_else(|| listener.address.to_string(), |address| address.to_string());
+            tracing::info!(listener = listener.name, address, "listening");
+        }
+        tracing::info!(address = %self.admin, "admin listening");
+        Ok(())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.drain.cancel();
+        self.cut.cancel();
+        self.upkeep.cancel();
+    }
+}
+
+fn bind(config: &Config) -> anyhow::Result<Vec<Bound>> {
+    config
+        .listeners
+        .iter()
+        .map(|listener| {
+            Bound::bind(&build::listen_address(&listener.address))
+                .with_context(|| format!("listener `{}`: {}", listener.name, listener.address))
+        })
+        .collect()
+}
+
+fn record_settings(config: &Config) -> record::Settings {
+    record::Settings {
+        directory: config.audit.directory.clone(),
+        segment_bytes: config.audit.segment_bytes,
+        bytes_max: config.audit.bytes_max,
+        intent: match config.audit.intent {
+            config::AuditIntent::EachCall => record::IntentMode::EachCall,
+            config::AuditIntent::Batched => record::IntentMode::Batched,
+        },
+        access_log: match config.access_log {
+            config::AccessLog::Off => record::AccessLog::Off,
+            config::AccessLog::Stdout => record::AccessLog::Stdout,
+        },
+    }
+}
+
+/// Runs a sidecar until the process is told to stop (SIGTERM, SIGINT).
+///
+/// # Errors
+/// When it cannot start, or the last records could not be written.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    harden()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let running = start(config).await?;
+        stop_signal().await?;
+        tracing::info!("stopping");
+        running.stop().await
+    })
+}
+
+async fn stop_signal() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// No core file and no debugger of the same user may show the credentials in memory.
+///
+/// # Errors
+/// When the system refuses.
+pub fn harden() -> anyhow::Result<()> {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+        .context("core files cannot be turned off")?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).context("dumps cannot be turned off")?;
+    if rustix::process::dumpable_behavior()? != DumpableBehavior::NotDumpable {
+        bail!("dumps cannot be turned off");
+    }
+    Ok(())
+}
+
+/// How often files that change now and then are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);

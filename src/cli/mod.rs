@@ -129,7 +129,11 @@ Exit codes:
 
     /// Shows it all on this machine: an API, a proxy in front of it, and a caller whose grant ends
     #[command(after_help = EXIT_CODES)]
-    Demo,
+    Demo {
+        /// End after the show instead of staying up
+        #[arg(long)]
+        once: bool,
+    },
 
     /// Prints the completion script of a shell
     #[command(after_help = "\
@@ -228,7 +232,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Grants { admin, output } => Ok(show::grants(&admin.url, output)?),
         Command::Explain(explain) => explain.run(),
         Command::Status { admin, output } => Ok(show::status(&admin.url, output)?),
-        Command::Demo => Ok(serve::demo()?),
+        Command::Demo { once } => Ok(serve::demo(!once)?),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "leasehold", &mut script);

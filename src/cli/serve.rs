@@ -4,11 +4,10 @@ use crate::config::Config;
 
 /// `leasehold proxy`.
 pub(super) fn proxy(config: Config) -> anyhow::Result<()> {
-    drop(config);
-    anyhow::bail!("not wired")
+    crate::app::run(config)
 }
 
 /// `leasehold demo`.
-pub(super) fn demo() -> anyhow::Result<()> {
-    anyhow::bail!("not wired")
+pub(super) fn demo(stay: bool) -> anyhow::Result<()> {
+    crate::app::demo::run(&mut std::io::stdout(), stay)
 }

@@ -10,13 +10,13 @@
 //! `file:` and `env:` refer to them), configuration by environment variables or flags, and a switch that turns denial
 //! into permission for everything.
 
+mod action_map;
 mod error;
 mod files;
 mod notices;
 mod raw;
 mod resolve;
 mod resolved;
-mod seam;
 mod units;
 
 use std::path::{Path, PathBuf};

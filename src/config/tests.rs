@@ -24,7 +24,7 @@ impl Folder {
         folder.write("grants.yaml", "grants: []\n");
         folder.write("secret", "hunter2\n");
         folder.write("lines", "one\ntwo\n");
-        folder.write("map.yaml", "requires: [encoded_slash]\nrules: []\n");
+        folder.write("map.yaml", "requires: {encoded_slash: true}\nrules:\n  - {action: a.read, class: read, method: GET, path: /a, resource: a}\n");
         folder
     }
 
@@ -75,7 +75,7 @@ identity:
 backends:
   - name: rabbitmq
     upstream: http://127.0.0.1:15672
-    action_map: builtin:rabbitmq
+    action_map: builtin:etcd
     credential: rabbit-admin
     baseline:
       - {principals: [\"https://idp.test#ci\"], actions: [overview.read], resources: [\"**\"], credential: rabbit-admin}
@@ -299,13 +299,13 @@ fn backends_are_checked() {
     check("http://127.0.0.1:15672", "http://127.0.0.1:0", &["is not a host and a port"]);
     check("http://127.0.0.1:15672", "http://[::1]:1", &[]);
     check("http://127.0.0.1:15672", "unix+h2c:run/x.sock", &[]);
-    check("builtin:rabbitmq", "builtin:rabitmq", &["did you mean `rabbitmq`?"]);
-    check("builtin:rabbitmq", "map.yaml", &["add `canonical: {encoded_slash: keep}`"]);
-    check("builtin:rabbitmq", "map.yaml\n    canonical: {encoded_slash: keep}", &[]);
-    check("builtin:rabbitmq", "nowhere.yaml", &["there is no such file"]);
-    check("builtin:rabbitmq", "builtin:rabbitmq\n    mode: obsreve", &["did you mean `observe`?"]);
-    check("builtin:rabbitmq", "builtin:rabbitmq\n    hosts: [\"*.test\"]", &["is not a host"]);
-    check("builtin:rabbitmq", "builtin:rabbitmq\n    response: {trailers: [content-length]}", &["cannot be a trailer"]);
+    check("builtin:etcd", "builtin:rabitmq", &["did you mean `rabbitmq`?"]);
+    check("builtin:etcd", "map.yaml", &["add `canonical: {encoded_slash: keep}`"]);
+    check("builtin:etcd", "map.yaml\n    canonical: {encoded_slash: keep}", &[]);
+    check("builtin:etcd", "nowhere.yaml", &["there is no such file"]);
+    check("builtin:etcd", "builtin:etcd\n    mode: obsreve", &["did you mean `observe`?"]);
+    check("builtin:etcd", "builtin:etcd\n    hosts: [\"*.test\"]", &["is not a host"]);
+    check("builtin:etcd", "builtin:etcd\n    response: {trailers: [content-length]}", &["cannot be a trailer"]);
     check("[\"https://idp.test#ci\"]", "[ci]", &["principal `ci` is not valid"]);
     check("[\"**\"]", "[\"a**\"]", &["resource pattern"]);
 }
@@ -316,9 +316,9 @@ fn two_backends_of_a_listener_need_hosts() {
     let text = SAMPLE.replace("credentials:", second).replace("backends: [rabbitmq]", "backends: [rabbitmq, etcd]");
     let errors = Folder::new().parse(&text).expect_err("ambiguous").to_string();
     assert!(errors.contains("`rabbitmq` has no `hosts`"), "{errors}");
-    let named = text.replace("builtin:rabbitmq", "builtin:rabbitmq\n    hosts: [rabbit.test]");
+    let named = text.replacen("builtin:etcd", "builtin:etcd\n    hosts: [rabbit.test]", 1);
     assert!(Folder::new().parse(&named).is_ok());
-    let same = text.replace("builtin:rabbitmq", "builtin:rabbitmq\n    hosts: [ETCD.test]");
+    let same = text.replacen("builtin:etcd", "builtin:etcd\n    hosts: [ETCD.test]", 1);
     let errors = Folder::new().parse(&same).expect_err("ambiguous").to_string();
     assert!(errors.contains("belongs to two backends"), "{errors}");
 }

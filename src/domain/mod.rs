@@ -7,6 +7,7 @@
 //! file or of a database. `domain` names no other module of this crate.
 
 pub mod id;
+pub mod json;
 pub mod time;
 
 pub mod action;

@@ -19,3 +19,15 @@ pub mod forward;
 pub mod record;
 
 pub mod reason;
+
+pub mod fields;
+
+pub mod respond;
+
+pub mod plane;
+
+pub mod call;
+
+pub mod worker;
+
+pub mod sync;

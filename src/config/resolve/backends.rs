@@ -14,7 +14,7 @@ use super::super::raw::{
 use super::super::resolved::{
     Backend, Baseline, Canonical, Credential, Mode, Response, Timeouts, Upstream, UpstreamAddress, UpstreamTls,
 };
-use super::super::{ActionMapSource, seam};
+use super::super::{ActionMapSource, action_map};
 use super::{Resolver, Spot};
 use crate::domain::action::{ActionPattern, Scope};
 use crate::domain::id::{BackendName, CredentialName};
@@ -228,10 +228,10 @@ impl Resolver<'_> {
         let text = self.required(at, "action_map", field, "builtin:rabbitmq")?;
         let spot = at.key("action_map", field);
         let source = match text.strip_prefix("builtin:") {
-            Some(name) => match seam::builtin_action_map(name) {
+            Some(name) => match action_map::builtin_action_map(name) {
                 Some(text) => ActionMapSource { origin: format!("builtin:{name}"), text: text.to_owned() },
                 None => {
-                    let hint = reference_hint(name, seam::BUILTIN_ACTION_MAPS, "the program");
+                    let hint = reference_hint(name, action_map::BUILTIN_ACTION_MAPS, "the program");
                     self.fail(&spot, format_args!("there is no action map `{name}` in the program"), hint);
                     return None;
                 }
@@ -243,7 +243,7 @@ impl Resolver<'_> {
                 ActionMapSource { origin: path.display().to_string(), text }
             }
         };
-        for (message, hint) in seam::check_action_map(&source, canonical) {
+        for (message, hint) in action_map::check_action_map(&source, canonical) {
             self.fail(&spot, message, hint);
         }
         Some(source)

@@ -152,10 +152,7 @@ impl Permit {
 
     /// The grant it names, unless it rests on a baseline or on nothing.
     pub fn grant(&self) -> Option<&Arc<Entry>> {
-        match self.basis() {
-            Basis::Grant(entry) => Some(entry),
-            Basis::Baseline(_) | Basis::Observed(_) => None,
-        }
+        self.subject().grant()
     }
 
     /// Who it is for.
@@ -175,7 +172,7 @@ impl Permit {
 
     /// The task of the grant, or else of the caller.
     pub fn task(&self) -> Option<&TaskRef> {
-        self.subject().grant_task().or(self.subject().task.as_ref())
+        self.subject().task()
     }
 
     /// What the call is to be done with.
@@ -236,11 +233,31 @@ impl Permit {
 }
 
 impl Subject {
-    fn grant_task(&self) -> Option<&TaskRef> {
+    /// Who it is for.
+    pub fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// What it reaches.
+    pub fn resource(&self) -> &Resource {
+        &self.resource
+    }
+
+    /// The grant it names, unless it rests on a baseline or on nothing.
+    pub fn grant(&self) -> Option<&Arc<Entry>> {
         match &self.basis {
-            Basis::Grant(entry) => entry.task(),
+            Basis::Grant(entry) => Some(entry),
             Basis::Baseline(_) | Basis::Observed(_) => None,
         }
+    }
+
+    /// The task of the grant, or else of the caller.
+    pub fn task(&self) -> Option<&TaskRef> {
+        self.grant_task().or(self.task.as_ref())
+    }
+
+    fn grant_task(&self) -> Option<&TaskRef> {
+        self.grant().and_then(|entry| entry.task())
     }
 }
 
@@ -358,17 +375,14 @@ impl Decider {
     /// Why a running call may not go on, or until when it may without another look.
     fn verdict(&self, subject: &Subject, locks: &[Lock], now: Now) -> Result<Uptime, Reason> {
         if let Some(action) = &subject.action {
-            let grant = match &subject.basis {
-                Basis::Grant(entry) => Some(entry.id()),
-                Basis::Baseline(_) | Basis::Observed(_) => None,
-            };
+            let grant = subject.grant().map(|entry| entry.id());
             let locked = LockSubject {
                 principal: &subject.principal,
                 backend: &subject.backend.name,
                 action: &action.name,
                 resource: &subject.resource,
                 grant,
-                task: subject.grant_task().or(subject.task.as_ref()),
+                task: subject.task(),
             };
             if locks.iter().any(|lock| lock.stops(locked, now.wall)) {
                 return Err(Reason::Lock);

@@ -1,0 +1,263 @@
+//! From the configuration to what calls are handled by.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use http::HeaderValue;
+use rustls::pki_types::ServerName;
+
+use crate::config::{self, Config};
+use crate::domain::id::CredentialName;
+use crate::domain::time::Clock;
+use crate::identity::Verifier;
+use crate::sidecar::accept::Limits;
+use crate::sidecar::accept::listen::ListenAddress;
+use crate::sidecar::accept::tls::{ClientCertificate, Tls, TlsSettings, certificates, private_key, roots};
+use crate::sidecar::canonical;
+use crate::sidecar::credential::{self, Credentials, Injection, MintAlgorithm, MintSettings, SourceSettings};
+use crate::sidecar::decide::{BackendRules, Baseline, CredentialSlot, Mode};
+use crate::sidecar::forward::body::BodyLimits;
+use crate::sidecar::forward::connect::{Endpoint, Protocol, Target};
+use crate::sidecar::forward::response::ResponseRules;
+use crate::sidecar::forward::upstream::{Timeouts, Upstream};
+use crate::sidecar::plane::{Backend, Offer, Plane};
+use crate::sidecar::record::Catalogue;
+use crate::sidecar::resolve::ActionMap;
+
+/// What of a backend is the same on every listener.
+struct Common {
+    rules: Arc<BackendRules>,
+    actions: Arc<ActionMap>,
+    upstream: Arc<Upstream>,
+    response: ResponseRules,
+}
+
+/// Builds everything that calls are handled by. `addresses` are what the listeners are really bound to, in the order of
+/// the configuration; a Unix socket has none.
+pub(super) async fn plane(
+    config: &Config,
+    addresses: &[Option<SocketAddr>],
+    clock: Arc<dyn Clock>,
+) -> anyhow::Result<Plane> {
+    let verifier = Verifier::new(super::identity::settings(config)?, Arc::clone(&clock)).await?;
+    let credentials = Credentials::open(config.credentials.iter().map(credential_settings).collect(), clock)?;
+    let common: Vec<Common> = config.backends.iter().map(|b| common(config, b)).collect::<anyhow::Result<_>>()?;
+    let mut offers = Vec::new();
+    for (listener, address) in config.listeners.iter().zip(addresses) {
+        let mut backends = Vec::new();
+        for name in &listener.backends {
+            let index = config
+                .backends
+                .iter()
+                .position(|b| b.name == *name)
+                .ok_or_else(|| anyhow!("listener `{}` names no backend `{name}`", listener.name))?;
+            backends.push(Arc::new(backend(index, &config.backends[index], &common[index], listener, *address)?));
+        }
+        let tls = listener.tls.as_ref().map(tls_settings).map(Tls::open).transpose()?;
+        offers.push(Arc::new(Offer {
+            name: listener.name.as_str().into(),
+            limits: limits(&listener.limits),
+            tls: tls.map(Arc::new),
+            backends,
+        }));
+    }
+    Ok(Plane { verifier: Arc::new(verifier), credentials: Arc::new(credentials), offers })
+}
+
+/// The names that records and metrics may have.
+pub(super) fn catalogue(plane: &Plane, config: &Config) -> Catalogue {
+    let mut names = Vec::new();
+    for (index, backend) in config.backends.iter().enumerate() {
+        let built = plane.offers.iter().flat_map(|offer| &offer.backends).find(|b| b.index == index);
+        let actions = built.map(|b| b.actions.actions().iter().map(|a| a.name.clone()).collect());
+        names.push((backend.name.clone(), actions.unwrap_or_default()));
+    }
+    Catalogue::new(names)
+}
+
+fn backend(
+    index: usize,
+    backend: &config::Backend,
+    common: &Common,
+    listener: &config::Listener,
+    address: Option<SocketAddr>,
+) -> anyhow::Result<Backend> {
+    let limits = &listener.limits;
+    let canonical = canonical::Rules::new(
+        canonical::Relaxations {
+            encoded_slash_keep: backend.canonical.encoded_slash_keep,
+            path_params_keep: backend.canonical.path_params_keep,
+            method_override_allow: backend.canonical.method_override_keep,
+        },
+        limits.target_bytes,
+        canonical::Hosts::new(&backend.hosts, address)
+            .map_err(|error| anyhow!("backend `{}`: {error}", backend.name))?,
+    );
+    Ok(Backend {
+        index,
+        rules: Arc::clone(&common.rules),
+        canonical,
+        actions: Arc::clone(&common.actions),
+        upstream: Arc::clone(&common.upstream),
+        response: common.response.clone(),
+        body: BodyLimits {
+            bytes_max: limits.body_bytes,
+            pause_max: limits.body_timeout,
+            rate_min: limits.body_rate_min,
+            answer_within: backend.timeouts.first_byte,
+        },
+    })
+}
+
+fn common(config: &Config, backend: &config::Backend) -> anyhow::Result<Common> {
+    let place = |name: &CredentialName| -> anyhow::Result<CredentialSlot> {
+        let found = config.credentials.iter().position(|c| c.name == *name);
+        Ok(CredentialSlot(found.ok_or_else(|| anyhow!("backend `{}` names no credential `{name}`", backend.name))?))
+    };
+    let mut baselines = Vec::new();
+    for baseline in &backend.baseline {
+        baselines.push(Baseline {
+            principals: baseline.principals.iter().cloned().collect::<HashSet<_>>(),
+            scope: baseline.scope.clone(),
+            credential: baseline.credential.as_ref().map(place).transpose()?,
+        });
+    }
+    let rules = BackendRules {
+        name: backend.name.clone(),
+        mode: match backend.mode {
+            config::Mode::Enforce => Mode::Enforce,
+            config::Mode::Observe => Mode::Observe,
+        },
+        baselines,
+        credential: backend.credential.as_ref().map(place).transpose()?,
+    };
+    let actions = ActionMap::from_yaml(&backend.action_map.text)
+        .map_err(|errors| anyhow!("action map {}: {errors}", backend.action_map.origin))?;
+    let timeouts = Timeouts {
+        connect: backend.timeouts.connect,
+        first_byte: backend.timeouts.first_byte,
+        idle: backend.timeouts.idle_upstream,
+    };
+    Ok(Common {
+        rules: Arc::new(rules),
+        actions: Arc::new(actions),
+        upstream: Arc::new(Upstream::new(target(backend)?, timeouts)),
+        response: ResponseRules {
+            set_cookie_keep: backend.response.set_cookie_keep,
+            leak_guard: backend.response.leak_guard,
+            trailers: backend.response.trailers.clone(),
+        },
+    })
+}
+
+fn target(backend: &config::Backend) -> anyhow::Result<Target> {
+    let upstream = &backend.upstream;
+    let protocol = if upstream.http2 { Protocol::Http2 } else { Protocol::Http1 };
+    let tls = upstream.tls.as_ref().map(|tls| client_tls(tls, protocol)).transpose()?;
+    let (endpoint, authority) = match &upstream.address {
+        config::UpstreamAddress::Unix(path) => (Endpoint::Unix(path.clone()), "localhost".to_owned()),
+        config::UpstreamAddress::Tcp { host, port } => {
+            let name = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+            let default = if tls.is_some() { 443 } else { 80 };
+            let authority = if *port == default { name } else { format!("{name}:{port}") };
+            (Endpoint::Tcp { host: host.clone(), port: *port }, authority)
+        }
+    };
+    let authority = HeaderValue::from_str(&authority).context("the backend's name cannot stand in a header")?;
+    Ok(Target { endpoint, protocol, tls, authority })
+}
+
+fn client_tls(
+    tls: &config::UpstreamTls,
+    protocol: Protocol,
+) -> anyhow::Result<(Arc<rustls::ClientConfig>, ServerName<'static>)> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(Arc::new(roots(&tls.ca)?));
+    let mut client = match (&tls.client_certificate, &tls.client_key) {
+        (Some(certificate), Some(key)) => {
+            builder.with_client_auth_cert(certificates(certificate)?, private_key(key)?)?
+        }
+        _ => builder.with_no_client_auth(),
+    };
+    client.alpn_protocols = match protocol {
+        Protocol::Http1 => vec![b"http/1.1".to_vec()],
+        Protocol::Http2 => vec![b"h2".to_vec()],
+    };
+    let name = ServerName::try_from(tls.server_name.clone())
+        .with_context(|| format!("`{}` is no server name", tls.server_name))?;
+    Ok((Arc::new(client), name))
+}
+
+fn limits(limits: &config::Limits) -> Limits {
+    Limits {
+        connections: limits.connections,
+        handshake: limits.handshake_timeout,
+        head: limits.head_timeout,
+        idle: limits.idle_timeout,
+        head_bytes: limits.head_bytes,
+        headers: limits.headers,
+        streams: limits.streams,
+    }
+}
+
+fn tls_settings(tls: &config::Tls) -> TlsSettings {
+    TlsSettings {
+        certificate: tls.certificate.clone(),
+        key: tls.key.clone(),
+        client_ca: tls.client_ca.clone(),
+        client_crl: tls.client_crl.clone(),
+        client_certificate: match tls.client_certificate {
+            config::ClientCertificate::None => ClientCertificate::None,
+            config::ClientCertificate::Optional => ClientCertificate::Optional,
+            config::ClientCertificate::Required => ClientCertificate::Required,
+        },
+        tls12: tls.min_version == config::TlsVersion::V1_2,
+    }
+}
+
+/// Where a listener listens.
+pub(super) fn listen_address(address: &config::ListenAddress) -> ListenAddress {
+    match address {
+        config::ListenAddress::Tcp(address) => ListenAddress::Tcp(*address),
+        config::ListenAddress::Unix(path) => ListenAddress::Unix(path.clone()),
+    }
+}
+
+fn credential_settings(given: &config::Credential) -> credential::Settings {
+    let source = match &given.source {
+        config::CredentialSource::File(path) => SourceSettings::File(path.clone()),
+        config::CredentialSource::Env { name, secret } => {
+            SourceSettings::Env { variable: name.clone(), secret: secret.clone() }
+        }
+        config::CredentialSource::Jwt(jwt) => SourceSettings::Mint(MintSettings {
+            key: Path::to_path_buf(&jwt.key),
+            algorithm: match jwt.algorithm {
+                config::MintAlgorithm::ES256 => MintAlgorithm::Es256,
+                config::MintAlgorithm::EdDSA => MintAlgorithm::EdDsa,
+            },
+            key_id: jwt.key_id.clone(),
+            issuer: jwt.issuer.clone(),
+            audience: jwt.audience.clone(),
+            lifetime: jwt.lifetime,
+            claims: jwt.claims.clone(),
+        }),
+    };
+    let injections = given.inject.iter().map(injection).collect();
+    credential::Settings { name: given.name.clone(), source, injections }
+}
+
+fn injection(given: &config::Injection) -> Injection {
+    match given {
+        config::Injection::Bearer => Injection::Bearer,
+        config::Injection::Basic { username } => Injection::Basic { username: username.clone() },
+        config::Injection::Header { name, prefix, suffix } => {
+            Injection::Header { name: name.clone(), prefix: prefix.clone(), suffix: suffix.clone() }
+        }
+        config::Injection::Query { name } => Injection::Query { name: name.clone() },
+    }
+}

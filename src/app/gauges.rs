@@ -1,0 +1,100 @@
+//! What is measured when somebody looks: grants, the age of the view, keys, leases, what runs.
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts};
+
+use super::Parts;
+use crate::domain::grant::GrantState;
+
+/// Measures the parts when it is collected.
+struct Measured {
+    parts: Parts,
+    grants: IntGaugeVec,
+    locks: IntGauge,
+    next_expiry: Gauge,
+    view_age: Gauge,
+    view_revision: IntGauge,
+    keys_age: GaugeVec,
+    tokens: IntGauge,
+    leases: IntGauge,
+    running: IntGauge,
+    ready: IntGauge,
+}
+
+pub(super) fn register(parts: &Parts) -> anyhow::Result<()> {
+    let gauge = |name: &str, help: &str| Gauge::new(name, help);
+    let whole = |name: &str, help: &str| IntGauge::new(name, help);
+    let measured = Measured {
+        grants: IntGaugeVec::new(Opts::new("leasehold_grants", "Grants in the table, by state."), &["state"])?,
+        locks: whole("leasehold_locks", "Locks in force.")?,
+        next_expiry: gauge(
+            "leasehold_next_expiry_seconds",
+            "Seconds until the next active grant ends; 0 without one.",
+        )?,
+        view_age: gauge(
+            "leasehold_view_age_seconds",
+            "Seconds since the view of the grants was proved current; -1 if never.",
+        )?,
+        view_revision: whole("leasehold_view_revision", "Revision of the grants in force.")?,
+        keys_age: GaugeVec::new(
+            Opts::new("leasehold_keys_age_seconds", "Seconds since an issuer's keys were proved current; -1 if never."),
+            &["issuer"],
+        )?,
+        tokens: whole("leasehold_tokens_remembered", "Verified tokens that are remembered.")?,
+        leases: whole("leasehold_leases", "Upstream credentials that are remembered.")?,
+        running: whole("leasehold_calls_running", "Permitted calls that run.")?,
+        ready: whole("leasehold_ready", "1 while the sidecar is ready, else 0.")?,
+        parts: parts.clone(),
+    };
+    parts.metrics.registry().register(Box::new(measured))?;
+    Ok(())
+}
+
+impl Measured {
+    fn all(&self) -> [&dyn Collector; 10] {
+        [
+            &self.grants,
+            &self.locks,
+            &self.next_expiry,
+            &self.view_age,
+            &self.view_revision,
+            &self.keys_age,
+            &self.tokens,
+            &self.leases,
+            &self.running,
+            &self.ready,
+        ]
+    }
+}
+
+fn signed(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+impl Collector for Measured {
+    fn desc(&self) -> Vec<&Desc> {
+        self.all().into_iter().flat_map(Collector::desc).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let now = self.parts.clock.now();
+        let census = self.parts.decider.table().census(now);
+        for state in GrantState::ALL {
+            self.grants.with_label_values(&[state.as_str()]).set(signed(census.by_state[state as usize]));
+        }
+        self.locks.set(signed(census.locks));
+        self.next_expiry.set(census.next_expiry.map_or(0.0, |next| next.as_secs_f64()));
+        self.view_age.set(self.parts.decider.freshness().age(now).map_or(-1.0, |age| age.as_secs_f64()));
+        self.view_revision.set(i64::try_from(self.parts.decider.table().revision().0).unwrap_or(i64::MAX));
+        let plane = self.parts.plane.load();
+        for (issuer, age) in plane.verifier.keys_age(now) {
+            self.keys_age.with_label_values(&[issuer.as_str()]).set(age.map_or(-1.0, |age| age.as_secs_f64()));
+        }
+        self.tokens.set(signed(plane.verifier.remembered_tokens()));
+        self.leases.set(signed(plane.credentials.leases()));
+        self.running.set(signed(self.parts.decider.calls().len()));
+        self.ready.set(i64::from(self.parts.readiness.report().0));
+        self.all().into_iter().flat_map(Collector::collect).collect()
+    }
+}

@@ -1,0 +1,456 @@
+//! A call's path, from its head to its record: each step takes what the last one made.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+
+use crate::domain::resource::Resource;
+use crate::identity::Verified;
+use crate::sidecar::accept::{Connection, ResetSwitch};
+use crate::sidecar::canonical::{BodyLength, Canonical};
+use crate::sidecar::credential::Lease;
+use crate::sidecar::decide::live::Watcher;
+use crate::sidecar::decide::{self, Decider, Denial, Permit, Question};
+use crate::sidecar::forward::body::{BodyProgress, UpstreamBody};
+use crate::sidecar::forward::pool::Pool;
+use crate::sidecar::forward::response::{
+    DownstreamBody, Keep, LEAK_BYTES, LeakScan, Manner, PassingParts, filter_head,
+};
+use crate::sidecar::forward::tunnel;
+use crate::sidecar::forward::upstream::Answer;
+use crate::sidecar::identify::identify;
+use crate::sidecar::inject::{Passage, inject};
+use crate::sidecar::plane::{Backend, Offer, Plane};
+use crate::sidecar::reason::Reason;
+use crate::sidecar::record::WorkerRecorder;
+use crate::sidecar::record::call::{CallRecord, Origin};
+use crate::sidecar::resolve::{ActionSpec, Match, Resolved};
+use crate::sidecar::respond::{self, Context};
+
+/// What the calls of one worker share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The configuration in force.
+    pub plane: Arc<ArcSwap<Plane>>,
+    /// The grants.
+    pub decider: Arc<Decider>,
+    /// The running calls of this worker.
+    pub running: decide::Worker,
+    /// The records of this worker.
+    pub recorder: Arc<WorkerRecorder>,
+    /// The kept connections of this worker.
+    pub pool: Arc<Pool>,
+}
+
+/// What the calls of one connection share.
+#[derive(Debug)]
+pub struct Caller {
+    /// What its worker shares.
+    pub shared: Arc<Shared>,
+    /// The place of the listener in the configuration.
+    pub offer: usize,
+    /// The connection.
+    pub connection: Connection,
+    /// The same, for the record.
+    pub origin: Arc<Origin>,
+    /// How the connection is made to end by a reset.
+    pub reset: ResetSwitch,
+}
+
+/// A call that is refused, and what is said about it.
+#[derive(Debug)]
+struct Refusal {
+    reason: Reason,
+    detail: Option<&'static str>,
+    denial: Option<Denial>,
+    close: bool,
+}
+
+impl Refusal {
+    fn of(reason: Reason) -> Self {
+        Self { reason, detail: None, denial: None, close: false }
+    }
+
+    fn detailed(reason: Reason, detail: &'static str) -> Self {
+        Self { detail: Some(detail), ..Self::of(reason) }
+    }
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self::of(reason)
+    }
+}
+
+/// A call once it is known what it does.
+struct Known {
+    backend: Arc<Backend>,
+    canonical: Canonical,
+    action: Option<Arc<ActionSpec>>,
+    resource: Resource,
+    body: Inflow,
+    upgrade: Option<OnUpgrade>,
+}
+
+/// The body of a request on its way in.
+enum Inflow {
+    /// Still to come.
+    Unread(Incoming),
+    /// Read, because the action depends on it.
+    Read(Bytes),
+}
+
+/// Handles one call. Always answers; dropping the future ends the call and writes its record.
+pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<DownstreamBody> {
+    let shared = &*caller.shared;
+    let clock = shared.decider.clock();
+    let recorder = Arc::clone(&shared.recorder);
+    let mut record =
+        CallRecord::begin(recorder, Arc::clone(&caller.origin), clock.now().wall, request.method().clone());
+    let grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc);
+    let plane = shared.plane.load_full();
+    let mut told = Told::default();
+    match carry(caller, &plane, request, &mut record, &mut told).await {
+        Ok(carried) => match finish(caller, carried, record).await {
+            Ok(response) => response,
+            Err((refusal, record)) => answer_refusal(caller, *refusal, record, &told, grpc),
+        },
+        Err(refusal) => answer_refusal(caller, refusal, record, &told, grpc),
+    }
+}
+
+/// What a refusal may tell of the call, as far as it is known.
+#[derive(Default)]
+struct Told {
+    backend: Option<Arc<Backend>>,
+    action: Option<Arc<ActionSpec>>,
+    resource: Option<Resource>,
+}
+
+fn answer_refusal(
+    caller: &Caller,
+    refusal: Refusal,
+    mut record: CallRecord,
+    told: &Told,
+    grpc: bool,
+) -> Response<DownstreamBody> {
+    let Refusal { reason, detail, denial, close } = refusal;
+    let id = record.id().to_string();
+    let response = respond::refuse(
+        reason,
+        Context {
+            evaluation: &id,
+            detail: detail.filter(|_| reason != Reason::Unauthenticated),
+            backend: told.backend.as_ref().map(|backend| &backend.rules.name),
+            action: told.action.as_ref().map(|action| &action.name),
+            resource: told.resource.as_ref(),
+            denial: denial.as_ref(),
+            grpc,
+            close: close && !caller.connection.http2,
+        },
+    );
+    record.answering(response.status());
+    record.denied(reason, detail, denial);
+    response
+}
+
+/// A call that was sent, and the head of its answer.
+struct Carried {
+    backend: Arc<Backend>,
+    permit: Permit,
+    lease: Option<Arc<Lease>>,
+    answer: Answer,
+    progress: Option<Arc<BodyProgress>>,
+    upgrade: Option<OnUpgrade>,
+    streaming: bool,
+}
+
+/// identify → canonicalise → resolve → decide → credential → inject → forward.
+async fn carry(
+    caller: &Caller,
+    plane: &Plane,
+    request: Request<Incoming>,
+    record: &mut CallRecord,
+    told: &mut Told,
+) -> Result<Carried, Refusal> {
+    let shared = &*caller.shared;
+    let (mut head, body) = request.into_parts();
+    let upgrade = head.extensions.remove::<OnUpgrade>();
+
+    let now = shared.decider.clock().now();
+    let verified = identify(&plane.verifier, &caller.connection, &head.headers, now)
+        .await
+        .map_err(|error| Refusal::detailed(error.reason, error.detail))?;
+    record.identified(verified.principal(), verified.method().as_str());
+
+    let offer = &plane.offers[caller.offer];
+    let (backend, canonical) = read(offer, head)?;
+    record.canonical(backend.index, canonical.path_and_query(), canonical.headers());
+    told.backend = Some(Arc::clone(&backend));
+
+    let known = resolve(backend, canonical, body, upgrade).await?;
+    told.action = known.action.clone();
+    if let Some(action) = &known.action {
+        record.resolved(action.index, &known.resource);
+        told.resource = Some(known.resource.clone());
+    }
+
+    let permit = decide(shared, &verified, &known)?;
+    record.permitted(&permit);
+
+    let lease = obtain(plane, &permit).await?;
+    if let Some(action) = &known.action {
+        record
+            .intend(&permit, &known.backend.rules.name, &action.name, lease.as_deref())
+            .map_err(|_| Refusal::of(Reason::AuditUnavailable))?;
+    }
+    send(caller, known, permit, lease, record).await
+}
+
+fn read(offer: &Offer, head: http::request::Parts) -> Result<(Arc<Backend>, Canonical), Refusal> {
+    match offer.canonicalise(head) {
+        Ok((backend, canonical)) => match canonical.body() {
+            BodyLength::Exact(length) if length > backend.body.bytes_max => {
+                Err(Refusal { close: true, ..Refusal::of(Reason::BodyTooLarge) })
+            }
+            _ => Ok((Arc::clone(backend), canonical)),
+        },
+        Err(malformed) => {
+            Err(Refusal { close: malformed.closes(), ..Refusal::detailed(malformed.as_reason(), malformed.reason()) })
+        }
+    }
+}
+
+async fn resolve(
+    backend: Arc<Backend>,
+    canonical: Canonical,
+    body: Incoming,
+    upgrade: Option<OnUpgrade>,
+) -> Result<Known, Refusal> {
+    let mut inflow = Inflow::Unread(body);
+    let resolved = match backend.actions.resolve(&canonical) {
+        Match::Action(resolved) => Some(resolved),
+        Match::Unmapped => None,
+        Match::NeedsBody(rules) => {
+            let Inflow::Unread(body) = inflow else { return Err(Refusal::of(Reason::Internal)) };
+            let bytes = read_body(body, rules.bytes_max(), &backend).await?;
+            let resolved = rules
+                .resolve(&canonical, &bytes)
+                .map_err(|refused| Refusal::detailed(refused.as_reason(), refused.reason()))?;
+            inflow = Inflow::Read(bytes);
+            resolved
+        }
+    };
+    let asks_upgrade = canonical.upgrade().is_some();
+    let (action, resource) = match resolved {
+        // An upgrade is an action of its own: a rule that does not name it does not cover it.
+        Some(Resolved { action, resource }) if action.upgrade.is_some() == asks_upgrade => (Some(action), resource),
+        _ => (None, Resource::exact("unmapped")),
+    };
+    let upgrade = upgrade.filter(|_| asks_upgrade);
+    Ok(Known { backend, canonical, action, resource, body: inflow, upgrade })
+}
+
+/// Reads a body that the action depends on: all of it, within the limit and in time, or not at all.
+async fn read_body(mut body: Incoming, bytes_max: usize, backend: &Backend) -> Result<Bytes, Refusal> {
+    let refuse = |reason| Refusal { close: true, ..Refusal::of(reason) };
+    let mut all = BytesMut::new();
+    let reading = async {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| refuse(Reason::Malformed))?;
+            let Ok(piece) = frame.into_data() else { continue };
+            if all.len() + piece.len() > bytes_max {
+                return Err(refuse(Reason::BodyTooLarge));
+            }
+            all.extend_from_slice(&piece);
+        }
+        Ok(())
+    };
+    tokio::time::timeout(backend.body.pause_max, reading).await.map_err(|_| refuse(Reason::BodyTimeout))??;
+    Ok(all.freeze())
+}
+
+fn decide(shared: &Shared, verified: &Verified, known: &Known) -> Result<Permit, Refusal> {
+    let question = Question {
+        principal: verified.principal(),
+        identity: verified.expires(),
+        task: verified.task(),
+        backend: &known.backend.rules,
+        action: known.action.as_ref(),
+        resource: &known.resource,
+    };
+    shared
+        .decider
+        .decide(&shared.running, question)
+        .map_err(|denial| Refusal { denial: Some(denial.clone()), ..Refusal::of(denial.reason) })
+}
+
+async fn obtain(plane: &Plane, permit: &Permit) -> Result<Option<Arc<Lease>>, Refusal> {
+    let obtained = tokio::select! {
+        biased;
+        reason = permit.ended(Watcher::Head) => return Err(Refusal::of(reason)),
+        obtained = plane.credentials.obtain(permit) => obtained,
+    };
+    obtained.map_err(|error| {
+        tracing::warn!(%error, "no credential for a permitted call");
+        Refusal::of(Reason::CredentialUnavailable)
+    })
+}
+
+async fn send(
+    caller: &Caller,
+    known: Known,
+    permit: Permit,
+    lease: Option<Arc<Lease>>,
+    record: &mut CallRecord,
+) -> Result<Carried, Refusal> {
+    let Known { backend, canonical, action, body, upgrade, .. } = known;
+    let shared = &*caller.shared;
+    let passage = Passage {
+        authority: &backend.upstream.target().authority,
+        upgrade: upgrade.is_some(),
+        grpc: canonical.is_grpc(),
+    };
+    let length = canonical.body();
+    let (method, target, headers): (_, PathAndQuery, HeaderMap) = canonical.into_parts();
+    let injected = inject(method, target, headers, passage, lease.as_deref())
+        .map_err(|_| Refusal::detailed(Reason::Malformed, "reserved_parameter"))?;
+    let (body, progress) = match (body, length) {
+        (Inflow::Read(bytes), _) => {
+            record.received(bytes.len() as u64);
+            (UpstreamBody::Whole(Some(bytes)), None)
+        }
+        (Inflow::Unread(_), BodyLength::None) => (UpstreamBody::Empty, None),
+        (Inflow::Unread(incoming), _) => {
+            let progress = Arc::new(BodyProgress::default());
+            let clock = Arc::clone(shared.decider.clock());
+            let body = UpstreamBody::passing(incoming, permit.watch(), backend.body, Arc::clone(&progress), clock);
+            (body, Some(progress))
+        }
+    };
+    record.sending(lease.as_ref(), progress.clone());
+    let answer = backend.upstream.send(&shared.pool, &permit, lease.as_deref(), injected, body).await;
+    match answer {
+        Ok(answer) => {
+            permit.wait_for_ever();
+            record.answered(Some(answer.status()));
+            let streaming = action.is_some_and(|action| action.streaming);
+            Ok(Carried { backend, permit, lease, answer, progress, upgrade, streaming })
+        }
+        Err(error) => {
+            record.answered(None);
+            let reason = error.reason();
+            if reason.status().is_server_error() {
+                tracing::warn!(backend = %backend.rules.name, %error, "a permitted call got no answer");
+            }
+            // What is left of a body that was being sent on is not read as another request.
+            let close = progress.is_some_and(|progress| !progress.is_done());
+            Err(Refusal { close, ..Refusal::of(reason) })
+        }
+    }
+}
+
+/// Passes the answer on, or refuses to.
+async fn finish(
+    caller: &Caller,
+    carried: Carried,
+    mut record: CallRecord,
+) -> Result<Response<DownstreamBody>, (Box<Refusal>, CallRecord)> {
+    let Carried { backend, permit, lease, mut answer, progress, upgrade, streaming } = carried;
+    if let Err(reason) = filter_head(&mut answer, &backend.response, lease.as_deref(), upgrade.is_some()) {
+        if reason == Reason::UpstreamAuthFailed
+            && let Some(lease) = &lease
+        {
+            caller.shared.plane.load().credentials.refused(&permit, lease);
+        }
+        if reason == Reason::LeakGuard {
+            tracing::warn!(backend = %backend.rules.name, "an answer held the injected credential and was stopped");
+        }
+        return Err((Box::new(Refusal::of(reason)), record));
+    }
+    let Answer { response, sender, key } = answer;
+    let (head, incoming) = response.into_parts();
+    record.answering(head.status);
+    if let (Some(upgrade), http::StatusCode::SWITCHING_PROTOCOLS) = (upgrade, head.status) {
+        let response = Response::from_parts(head, incoming);
+        return Ok(switch(caller, upgrade, response, permit, record));
+    }
+    let content_type = head.headers.get(header::CONTENT_TYPE);
+    let manner = match content_type {
+        Some(kind) if is_grpc(kind) => Manner::Grpc,
+        Some(kind) if kind.as_bytes().starts_with(b"text/event-stream") => Manner::EventStream,
+        _ => Manner::Reset,
+    };
+    let guarded = backend.response.leak_guard && !streaming && manner != Manner::Grpc && is_text(&head.headers);
+    let leak = lease.filter(|_| guarded).map(LeakScan::new);
+    let short = head
+        .headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok())
+        .is_some_and(|length| length > 0 && length <= LEAK_BYTES);
+    let look_first = leak.is_some() && short;
+    let pool = Arc::clone(&caller.shared.pool);
+    let keep = sender.map(|sender| Keep { pool, key, sender, request: progress });
+    let trailers = backend.response.trailers.clone();
+    let reset = caller.reset.clone();
+    let parts = PassingParts { inner: incoming, permit, record, manner, reset, leak, trailers, keep };
+    let mut body = DownstreamBody::passing(parts);
+    if look_first {
+        body = body.gather().await.map_err(|(reason, record)| (Box::new(Refusal::of(reason)), record))?;
+    }
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    Ok(response)
+}
+
+/// Answers 101 and relays from then on, in a task of its own.
+fn switch(
+    caller: &Caller,
+    from_caller: OnUpgrade,
+    mut answer: Response<Incoming>,
+    permit: Permit,
+    record: CallRecord,
+) -> Response<DownstreamBody> {
+    let from_backend = hyper::upgrade::on(&mut answer);
+    let mut response = Response::new(DownstreamBody::Whole(None));
+    *response.status_mut() = http::StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = std::mem::take(answer.headers_mut());
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    let reset = caller.reset.clone();
+    tokio::spawn(async move {
+        if let (Ok(caller), Ok(backend)) = tokio::join!(from_caller, from_backend) {
+            tunnel::relay(caller, backend, permit, record, reset).await;
+        }
+    });
+    response
+}
+
+fn is_grpc(kind: &HeaderValue) -> bool {
+    kind.as_bytes()
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// Whether a body is text that a credential could be read from as it stands.
+fn is_text(headers: &HeaderMap) -> bool {
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        return false;
+    }
+    headers.get(header::CONTENT_TYPE).is_none_or(|kind| {
+        let kind = kind.as_bytes();
+        kind.starts_with(b"text/")
+            || [&b"json"[..], b"xml", b"yaml", b"x-www-form-urlencoded", b"javascript"]
+                .iter()
+                .any(|text| memchr::memmem::find(kind, text).is_some())
+    })
+}

@@ -1,0 +1,185 @@
+use super::*;
+use crate::domain::time::{Now, Uptime};
+use proptest::prelude::*;
+
+#[derive(Debug)]
+struct StillClock;
+
+impl Clock for StillClock {
+    fn now(&self) -> Now {
+        Now { wall: Timestamp::from_seconds(0), uptime: Uptime::from_micros(7) }
+    }
+}
+
+fn open(directory: &std::path::Path, bytes_max: u64) -> Arc<Recorder> {
+    let settings = Settings {
+        directory: directory.to_owned(),
+        segment_bytes: 4_096,
+        bytes_max,
+        intent: IntentMode::EachCall,
+        access_log: AccessLog::Off,
+    };
+    let names = vec![(BackendName::new("rabbitmq").unwrap(), vec![ActionName::new("queue.delete").unwrap()])];
+    Recorder::open(settings, Catalogue::new(names), &prometheus::Registry::new(), Arc::new(StillClock)).unwrap()
+}
+
+fn with_outcome(path: &str, peer: &str, see: impl FnOnce(&Outcome<'_>)) {
+    let id = CallId { prefix: "x".into(), number: 1 };
+    see(&Outcome {
+        id: &id,
+        at: Timestamp::from_seconds(1),
+        listener: "main",
+        peer,
+        protocol: "h1",
+        principal: None,
+        identity: None,
+        backend: Some(0),
+        action: Some(0),
+        resource: None,
+        method: "GET",
+        path,
+        grant: None,
+        task: None,
+        decision: Decision::Deny,
+        reason: Reason::NoGrant,
+        detail: None,
+        reasons: &[Reason::NoGrant],
+        lease: None,
+        upstream_status: None,
+        status: Some(403),
+        ended: Ended::Refused,
+        bytes_in: 0,
+        bytes_out: 0,
+        own: Duration::ZERO,
+        upstream: Duration::ZERO,
+        total: Duration::ZERO,
+        trace: None,
+    });
+}
+
+fn intend(worker: &WorkerRecorder) -> Result<(), AuditUnavailable> {
+    let id = worker.next_id();
+    worker.intend(&Intent {
+        id: &id,
+        at: Timestamp::from_seconds(1),
+        principal: &Principal::parse("https://idp.test#bot").unwrap(),
+        backend: &BackendName::new("rabbitmq").unwrap(),
+        action: &ActionName::new("queue.delete").unwrap(),
+        resource: &Resource::exact("vhosts/%2F/queues/orders"),
+        grant: None,
+        task: None,
+        lease: None,
+    })
+}
+
+fn lines(directory: &std::path::Path) -> Vec<serde_json::Value> {
+    let mut files: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let text: String = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn an_intent_is_with_the_kernel_when_intend_returns() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path(), 1 << 20).worker();
+    with_outcome("/a", "peer", |outcome| worker.outcome(outcome));
+    assert!(lines(folder.path()).is_empty(), "an outcome waits");
+    intend(&worker).unwrap();
+    let kinds: Vec<_> = lines(folder.path()).iter().map(|line| line["kind"].clone()).collect();
+    assert_eq!(kinds, ["call", "intent"]);
+}
+
+#[test]
+fn a_full_directory_denies_until_somebody_takes_files_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let recorder = open(folder.path(), 16 * 1024);
+    let worker = recorder.worker();
+    let mut written = 0;
+    while intend(&worker).is_ok() {
+        written += 1;
+        assert!(written < 1_000, "nothing ever fills it");
+    }
+    assert!(recorder.health().is_err());
+    with_outcome("/a", "peer", |outcome| worker.outcome(outcome));
+    recorder.flush_all().expect("the reserve takes the outcomes of calls that run");
+    for entry in std::fs::read_dir(folder.path()).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    recorder.spool.recount();
+    intend(&worker).unwrap();
+    assert_eq!(lines(folder.path()).len(), 1, "the next record goes into a file that can be found");
+}
+
+#[test]
+fn a_directory_that_is_gone_denies_and_recovers() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("audit");
+    let recorder = open(&directory, 1 << 20);
+    let worker = recorder.worker();
+    std::fs::remove_dir_all(&directory).unwrap();
+    recorder.spool.recount();
+    assert_eq!(intend(&worker), Err(AuditUnavailable));
+    assert!(recorder.health().is_err());
+    assert_eq!(intend(&worker), Err(AuditUnavailable), "it stays so until a probe succeeds");
+    std::fs::create_dir(&directory).unwrap();
+    assert!(recorder.spool.probe());
+}
+
+#[test]
+fn a_torn_last_line_stands_alone_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    intend(&open(folder.path(), 1 << 20).worker()).unwrap();
+    let path = folder.path().join("audit-00000001.jsonl");
+    let mut text = std::fs::read_to_string(&path).unwrap();
+    text.push_str("{\"kind\":\"ca");
+    std::fs::write(&path, &text).unwrap();
+    intend(&open(folder.path(), 1 << 20).worker()).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let good = text.lines().filter(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()).count();
+    assert_eq!((text.lines().count(), good), (3, 2));
+}
+
+#[test]
+fn a_link_in_place_of_a_record_file_is_not_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("elsewhere");
+    std::fs::write(&target, "").unwrap();
+    std::os::unix::fs::symlink(&target, folder.path().join("audit-00000001.jsonl")).unwrap();
+    let registry = prometheus::Registry::new();
+    let settings = Settings {
+        directory: folder.path().to_owned(),
+        segment_bytes: 4_096,
+        bytes_max: 1 << 20,
+        intent: IntentMode::EachCall,
+        access_log: AccessLog::Off,
+    };
+    assert!(Recorder::open(settings, Catalogue::default(), &registry, Arc::new(StillClock)).is_err());
+}
+
+#[test]
+fn stamps_are_what_a_library_says() {
+    for seconds in [0, 1, 951_782_399, 951_782_400, 1_709_164_800, 1_794_700_800, 4_102_444_799, 253_370_764_800] {
+        let at = Timestamp::from_seconds(seconds);
+        let mut text = Vec::new();
+        line::stamp(&mut text, at);
+        let text = String::from_utf8(text).unwrap();
+        assert_eq!(Timestamp::parse(&text), Ok(at), "{text}");
+    }
+}
+
+proptest! {
+    /// Whatever a caller puts into a call, its record is one line of JSON that says exactly that.
+    #[test]
+    fn a_record_is_one_line_of_json(path in "\\PC*|(.|\n|\r|\u{1b}|\u{85}|\u{2028}){0,20}", peer in any::<String>()) {
+        with_outcome(&path, &peer, |outcome| {
+            let mut buffer = Vec::new();
+            line::call(&mut buffer, 1, Uptime::from_micros(1), &Catalogue::default(), outcome);
+            assert_eq!(buffer.iter().filter(|b| **b == b'\n').count(), 1);
+            assert!(!String::from_utf8(buffer.clone()).unwrap().trim_end().chars().any(char::is_control));
+            let value: serde_json::Value = serde_json::from_slice(&buffer).unwrap();
+            assert_eq!(&value["path"], &path);
+            assert_eq!(&value["peer"], &peer);
+        });
+    }
+}

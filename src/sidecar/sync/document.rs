@@ -1,0 +1,258 @@
+//! The shape of a grants file, and its way into the domain.
+
+use std::io::BufRead;
+
+use serde::Deserialize;
+
+use crate::domain::action::{ActionPattern, Scope};
+use crate::domain::grant::{Grant, GrantState};
+use crate::domain::id::{BackendName, GrantId, LockId, Revision, TaskRef};
+use crate::domain::lock::Lock;
+use crate::domain::principal::Principal;
+use crate::domain::resource::ResourcePattern;
+use crate::domain::time::{Timestamp, Window};
+use crate::sidecar::decide::table::{Snapshot, StatedGrant};
+
+/// Why a grants file is refused as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {reason}")]
+pub struct DocumentError {
+    place: String,
+    reason: String,
+}
+
+impl DocumentError {
+    fn new(place: impl Into<String>, reason: impl ToString) -> Self {
+        Self { place: place.into(), reason: reason.to_string() }
+    }
+}
+
+/// How the file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One YAML document.
+    Yaml,
+    /// One JSON object a line; quicker to read, for very many grants.
+    JsonLines,
+}
+
+impl Format {
+    /// By the ending of the file's name: `.jsonl` and `.ndjson` are lines, everything else is YAML.
+    pub fn of(path: &std::path::Path) -> Self {
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("jsonl" | "ndjson") => Self::JsonLines,
+            _ => Self::Yaml,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDocument {
+    revision: Option<u64>,
+    #[serde(default)]
+    grants: Option<Vec<RawGrant>>,
+    #[serde(default)]
+    locks: Option<Vec<RawLock>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum RawLine {
+    Revision(u64),
+    Grant(RawGrant),
+    Lock(RawLock),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawGrant {
+    id: String,
+    principal: String,
+    backend: String,
+    actions: Vec<String>,
+    resources: Vec<String>,
+    not_before: Option<String>,
+    expires_at: String,
+    uses_max: Option<u32>,
+    task: Option<String>,
+    #[serde(default)]
+    state: RawState,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawState {
+    #[default]
+    Active,
+    Revoked,
+    Released,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLock {
+    id: String,
+    principal: Option<String>,
+    backend: Option<String>,
+    action: Option<String>,
+    resource: Option<String>,
+    grant: Option<String>,
+    task: Option<String>,
+    #[serde(default)]
+    message: Option<String>,
+    expires_at: Option<String>,
+}
+
+/// Reads a whole file's content.
+///
+/// # Errors
+/// [`DocumentError`] naming the first place that is wrong; nothing of the file is used then.
+pub fn read(format: Format, content: &[u8]) -> Result<Snapshot, DocumentError> {
+    match format {
+        Format::Yaml => read_yaml(content),
+        Format::JsonLines => read_lines(content),
+    }
+}
+
+fn read_yaml(content: &[u8]) -> Result<Snapshot, DocumentError> {
+    let text = std::str::from_utf8(content).map_err(|_| DocumentError::new("the file", "it is not UTF-8"))?;
+    let document: Option<RawDocument> =
+        serde_saphyr::from_str(text).map_err(|error| DocumentError::new("the file", error))?;
+    let Some(document) = document else {
+        return Err(DocumentError::new("the file", "it is empty; write `grants: []` where nothing is granted"));
+    };
+    let mut snapshot = Snapshot { revision: Revision(document.revision.unwrap_or(0)), ..Snapshot::default() };
+    for (place, raw) in document.grants.unwrap_or_default().into_iter().enumerate() {
+        let id = raw.id.clone();
+        snapshot.grants.push(grant(raw).map_err(|e| DocumentError::new(format!("grants[{place}] `{id}`"), e))?);
+    }
+    for (place, raw) in document.locks.unwrap_or_default().into_iter().enumerate() {
+        let id = raw.id.clone();
+        snapshot.locks.push(lock(raw).map_err(|e| DocumentError::new(format!("locks[{place}] `{id}`"), e))?);
+    }
+    Ok(snapshot)
+}
+
+fn read_lines(content: &[u8]) -> Result<Snapshot, DocumentError> {
+    let mut snapshot = Snapshot::default();
+    for (place, line) in content.lines().enumerate() {
+        let at = |error: &dyn ToString| DocumentError::new(format!("line {}", place + 1), error.to_string());
+        let line = line.map_err(|error| at(&error))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        match serde_json::from_str(&line).map_err(|error| at(&error))? {
+            RawLine::Revision(revision) => snapshot.revision = Revision(revision),
+            RawLine::Grant(raw) => snapshot.grants.push(grant(raw).map_err(|error| at(&error))?),
+            RawLine::Lock(raw) => snapshot.locks.push(lock(raw).map_err(|error| at(&error))?),
+        }
+    }
+    Ok(snapshot)
+}
+
+fn text(error: impl ToString) -> String {
+    error.to_string()
+}
+
+fn grant(raw: RawGrant) -> Result<StatedGrant, String> {
+    let expires_at = Timestamp::parse(&raw.expires_at)?;
+    let not_before = match &raw.not_before {
+        Some(stamp) => Timestamp::parse(stamp)?,
+        None => Timestamp::from_seconds(0),
+    };
+    if not_before >= expires_at {
+        return Err("it ends before it begins: `not_before` must be earlier than `expires_at`".to_owned());
+    }
+    if raw.uses_max == Some(0) {
+        return Err("`uses_max: 0` permits nothing; leave the grant out instead".to_owned());
+    }
+    if raw.actions.is_empty() || raw.resources.is_empty() {
+        return Err("`actions` and `resources` name at least one each".to_owned());
+    }
+    let actions = raw.actions.iter().map(|a| ActionPattern::new(a)).collect::<Result<_, _>>().map_err(text)?;
+    let resources = raw.resources.iter().map(|r| ResourcePattern::new(r)).collect::<Result<_, _>>().map_err(text)?;
+    let grant = Grant {
+        id: GrantId::new(&raw.id).map_err(text)?,
+        principal: Principal::parse(&raw.principal).map_err(text)?,
+        backend: BackendName::new(&raw.backend).map_err(text)?,
+        scope: Scope::new(actions, resources),
+        window: Window { not_before, expires_at },
+        uses_max: raw.uses_max,
+        task: raw.task.as_deref().map(TaskRef::new).transpose().map_err(text)?,
+    };
+    let state = match raw.state {
+        RawState::Active => GrantState::Active,
+        RawState::Revoked => GrantState::Revoked,
+        RawState::Released => GrantState::Released,
+    };
+    Ok(StatedGrant { grant, state })
+}
+
+fn lock(raw: RawLock) -> Result<Lock, String> {
+    Ok(Lock {
+        id: LockId::new(&raw.id).map_err(text)?,
+        principal: raw.principal.as_deref().map(Principal::parse).transpose().map_err(text)?,
+        backend: raw.backend.as_deref().map(BackendName::new).transpose().map_err(text)?,
+        action: raw.action.as_deref().map(ActionPattern::new).transpose().map_err(text)?,
+        resource: raw.resource.as_deref().map(ResourcePattern::new).transpose().map_err(text)?,
+        grant: raw.grant.as_deref().map(GrantId::new).transpose().map_err(text)?,
+        task: raw.task.as_deref().map(TaskRef::new).transpose().map_err(text)?,
+        message: raw.message.unwrap_or_default(),
+        expires_at: raw.expires_at.as_deref().map(Timestamp::parse).transpose()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRANT: &str = r#"{"grant":{"id":"g1","principal":"https://idp.test#bot","backend":"rabbitmq","actions":["queue.delete"],"resources":["vhosts/%2F/queues/orders"],"expires_at":"2026-11-23T15:15:00Z"}}"#;
+
+    #[test]
+    fn both_formats_say_the_same() {
+        let yaml = "revision: 7\ngrants:\n  - id: g1\n    principal: https://idp.test#bot\n    backend: rabbitmq\n    actions: [queue.delete]\n    resources: [vhosts/%2F/queues/orders]\n    expires_at: 2026-11-23T15:15:00Z\nlocks:\n  - {id: l1, task: \"jira:OPS-1\", message: stop}\n";
+        let lines = format!(
+            "{{\"revision\":7}}\n{GRANT}\n\n{{\"lock\":{{\"id\":\"l1\",\"task\":\"jira:OPS-1\",\"message\":\"stop\"}}}}\n"
+        );
+        let yaml = read(Format::Yaml, yaml.as_bytes()).unwrap();
+        let lines = read(Format::JsonLines, lines.as_bytes()).unwrap();
+        assert_eq!(yaml.revision, lines.revision);
+        assert_eq!(yaml.grants, lines.grants);
+        assert_eq!(yaml.locks, lines.locks);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        for (yaml, expected) in [
+            ("", "empty"),
+            ("grants: [{id: g1}]", "line"),
+            ("grants: []\ngrant: []", "grant"),
+            (
+                "grants:\n  - {id: \"g 1\", principal: \"a#b\", backend: x, actions: [a], resources: [b], expires_at: 2026-11-23T15:15:00Z}",
+                "grants[0]",
+            ),
+            (
+                "grants:\n  - {id: g1, principal: \"a#b\", backend: x, actions: [], resources: [b], expires_at: 2026-11-23T15:15:00Z}",
+                "at least one",
+            ),
+            (
+                "grants:\n  - {id: g1, principal: \"a#b\", backend: x, actions: [a], resources: [b], expires_at: soon}",
+                "RFC 3339",
+            ),
+            (
+                "grants:\n  - {id: g1, principal: \"a#b\", backend: x, actions: [a], resources: [b], expires_at: 2026-11-23T15:15:00Z, uses_max: 0}",
+                "uses_max",
+            ),
+            (
+                "grants:\n  - {id: g1, principal: \"a#b\", backend: x, actions: [a], resources: [b], expires_at: 2026-11-23T15:15:00Z, not_before: 2026-11-23T15:15:00Z}",
+                "ends before",
+            ),
+        ] {
+            let error = read(Format::Yaml, yaml.as_bytes()).expect_err(yaml).to_string();
+            assert!(error.contains(expected), "`{error}` does not say `{expected}`");
+        }
+        let cut = &GRANT.as_bytes()[..GRANT.len() / 2];
+        assert!(read(Format::JsonLines, cut).expect_err("half a line").to_string().starts_with("line 1"));
+    }
+}
