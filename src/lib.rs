@@ -6,7 +6,13 @@
 //!
 //! The map, in the order of dependency; `tests/boundaries.rs` holds who may name whom:
 //!
-//! * [`domain`] — what things are; names no other module.
+//! * [`domain`] — what things are: ids, time, principals, actions, resources, grants, locks. No I/O, no clock.
+//! * [`identity`] — a proof in, a [`Verified`](identity::Verified) principal out.
+//! * [`telemetry`] — log lines, the metric registry, the admin listener; knows no word of the domain.
+//! * [`sidecar`] — the data plane: a folder for each step of a call, in order.
+//! * [`config`] — the only reader of files and environment: as written, then resolved.
+//! * [`app`] — the only module that knows everything: configuration in, a running program out.
+//! * [`cli`] — commands and flags; the only module that prints.
 
 pub mod domain;
 

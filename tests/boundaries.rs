@@ -16,7 +16,7 @@ const TOP: Table = &[
     ("sidecar", &["domain", "identity", "telemetry"]),
     ("config", &["domain", "identity", "sidecar", "telemetry"]),
     ("app", &["config", "domain", "identity", "sidecar", "telemetry"]),
-    ("cli", &["app", "config", "domain"]),
+    ("cli", &["app", "config", "domain", "telemetry"]),
 ];
 
 /// The steps of a call. `call` strings them together; a step names only what its own work needs, so that nothing that

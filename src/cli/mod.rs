@@ -70,6 +70,12 @@ accepting, lets running calls finish until `drain_timeout`, cuts the rest and wr
         /// The configuration file
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
+        /// How log lines on standard error look
+        #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+        log_format: LogFormat,
+        /// What is worth a log line; each call's own line is in the record, not here
+        #[arg(long, value_enum, default_value_t = LogLevel::Info)]
+        log_level: LogLevel,
     },
 
     /// Validates a configuration file and says what it relaxes
@@ -165,6 +171,28 @@ enum Output {
     Json,
 }
 
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    /// For reading
+    Text,
+    /// One JSON object a line
+    Json,
+}
+
+/// What is worth a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogLevel {
+    /// What failed
+    Error,
+    /// And what somebody should look at
+    Warn,
+    /// And changes of state
+    Info,
+    /// And what each connection and call does
+    Debug,
+}
+
 /// How a command ended short of success.
 #[derive(Debug)]
 enum Failure {
@@ -227,7 +255,10 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Proxy { config } => Ok(serve::proxy(load(&config)?)?),
+        Command::Proxy { config, log_format, log_level } => {
+            serve::log(log_format, log_level);
+            Ok(serve::proxy(load(&config)?)?)
+        }
         Command::Check { file, strict } => check::check(&load(&file)?, strict),
         Command::Grants { admin, output } => Ok(show::grants(&admin.url, output)?),
         Command::Explain(explain) => explain.run(),

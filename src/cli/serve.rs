@@ -1,6 +1,25 @@
 //! Commands that run until they are told to stop.
 
+use tracing::level_filters::LevelFilter;
+
+use super::{LogFormat, LogLevel};
 use crate::config::Config;
+use crate::telemetry::log;
+
+/// Begins to log on standard error.
+pub(super) fn log(format: LogFormat, level: LogLevel) {
+    let format = match format {
+        LogFormat::Text => log::LogFormat::Text,
+        LogFormat::Json => log::LogFormat::Json,
+    };
+    let level = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+    };
+    log::init(format, level);
+}
 
 /// `leasehold proxy`.
 pub(super) fn proxy(config: Config) -> anyhow::Result<()> {

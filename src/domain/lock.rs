@@ -39,8 +39,8 @@ pub struct LockSubject<'a> {
     pub principal: &'a Principal,
     /// Which backend.
     pub backend: &'a BackendName,
-    /// Which action.
-    pub action: &'a ActionName,
+    /// Which action; none where no rule names it.
+    pub action: Option<&'a ActionName>,
     /// What it reaches.
     pub resource: &'a Resource,
     /// The grant that would permit it, where that is known already.
@@ -51,12 +51,14 @@ pub struct LockSubject<'a> {
 
 impl Lock {
     /// Whether the call is one of those that are stopped. `wall` past the lock's end stops nothing.
+    ///
+    /// A call that no rule names could be any action on any resource, so a lock on some stops it too.
     pub fn stops(&self, subject: LockSubject<'_>, wall: Timestamp) -> bool {
         self.expires_at.is_none_or(|end| wall < end)
             && self.principal.as_ref().is_none_or(|p| p == subject.principal)
             && self.backend.as_ref().is_none_or(|b| b == subject.backend)
-            && self.action.as_ref().is_none_or(|a| a.covers(subject.action))
-            && self.resource.as_ref().is_none_or(|r| touches(r, subject.resource))
+            && self.action.as_ref().is_none_or(|a| subject.action.is_none_or(|given| a.covers(given)))
+            && self.resource.as_ref().is_none_or(|r| subject.action.is_none() || touches(r, subject.resource))
             && self.grant.as_ref().is_none_or(|g| Some(g) == subject.grant)
             && self.task.as_ref().is_none_or(|t| Some(t) == subject.task)
     }
@@ -96,7 +98,7 @@ mod tests {
         let subject = LockSubject {
             principal: &Principal::parse("https://idp.test#bot").expect("principal"),
             backend: &BackendName::new("rabbitmq").expect("backend"),
-            action: &ActionName::new("queue.delete").expect("action"),
+            action: Some(&ActionName::new("queue.delete").expect("action")),
             resource,
             grant: None,
             task: None,

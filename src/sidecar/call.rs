@@ -206,11 +206,10 @@ async fn carry(
     record.permitted(&permit);
 
     let lease = obtain(plane, &permit).await?;
-    if let Some(action) = &known.action {
-        record
-            .intend(&permit, &known.backend.rules.name, &action.name, lease.as_deref())
-            .map_err(|_| Refusal::of(Reason::AuditUnavailable))?;
-    }
+    let action = known.action.as_ref().map(|action| &action.name);
+    record
+        .intend(&permit, &known.backend.rules.name, action, lease.as_deref())
+        .map_err(|_| Refusal::of(Reason::AuditUnavailable))?;
     send(caller, known, permit, lease, record).await
 }
 

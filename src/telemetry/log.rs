@@ -1,7 +1,13 @@
 //! Log lines on standard error.
+//!
+//! The level is that of our own lines. Libraries below us log what they read and write at their finer levels, callers'
+//! tokens included, so theirs are never shown below `warn`.
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::FmtSpan;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,21 +18,14 @@ pub enum LogFormat {
     Text,
 }
 
-/// Begins to log. `filter` is a level or a list such as `info,leasehold=debug`. Called once; a second call is ignored.
-///
-/// # Errors
-/// The reason, when the filter cannot be read.
-pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
-    let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_span_events(FmtSpan::NONE)
-        .with_target(false);
-    // The outcome of a second start in one process is the first one's format.
-    let _ = match format {
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
-        LogFormat::Text => builder.with_ansi(false).try_init(),
+/// Begins to log what is at least as grave as `level`. Called once; a second call is ignored.
+pub fn init(format: LogFormat, level: LevelFilter) {
+    let targets = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("leasehold", level);
+    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(false);
+    let lines = match format {
+        LogFormat::Json => lines.json().flatten_event(true).with_filter(targets).boxed(),
+        LogFormat::Text => lines.with_filter(targets).boxed(),
     };
-    Ok(())
+    // The outcome of a second start in one process is the first one's format.
+    let _ = tracing_subscriber::registry().with(lines).try_init();
 }

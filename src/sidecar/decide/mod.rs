@@ -374,19 +374,16 @@ impl Decider {
 
     /// Why a running call may not go on, or until when it may without another look.
     fn verdict(&self, subject: &Subject, locks: &[Lock], now: Now) -> Result<Uptime, Reason> {
-        if let Some(action) = &subject.action {
-            let grant = subject.grant().map(|entry| entry.id());
-            let locked = LockSubject {
-                principal: &subject.principal,
-                backend: &subject.backend.name,
-                action: &action.name,
-                resource: &subject.resource,
-                grant,
-                task: subject.task(),
-            };
-            if locks.iter().any(|lock| lock.stops(locked, now.wall)) {
-                return Err(Reason::Lock);
-            }
+        let locked = LockSubject {
+            principal: &subject.principal,
+            backend: &subject.backend.name,
+            action: subject.action.as_ref().map(|action| &action.name),
+            resource: &subject.resource,
+            grant: subject.grant().map(|entry| entry.id()),
+            task: subject.task(),
+        };
+        if locks.iter().any(|lock| lock.stops(locked, now.wall)) {
+            return Err(Reason::Lock);
         }
         let identity = subject.identity.remaining(now);
         if identity.is_zero() {
@@ -462,12 +459,11 @@ impl Decider {
     }
 
     fn basis_of(&self, question: &Question<'_>, now: Now, take: bool) -> Result<Basis, Denial> {
-        let Some(action) = question.action else { return Err(Denial::of(Reason::UnmappedAction)) };
         let locks = self.table.locks();
         let subject = LockSubject {
             principal: question.principal,
             backend: &question.backend.name,
-            action: &action.name,
+            action: question.action.map(|action| &action.name),
             resource: question.resource,
             grant: None,
             task: question.task,
@@ -475,6 +471,7 @@ impl Decider {
         if let Some(lock) = locks.iter().find(|lock| lock.stops(subject, now.wall)) {
             return Err(Denial { message: Some(lock.message.clone()), ..Denial::of(Reason::Lock) });
         }
+        let Some(action) = question.action else { return Err(Denial::of(Reason::UnmappedAction)) };
         if !self.freshness.is_fresh(now) {
             return Err(Denial::of(Reason::StaleSource));
         }

@@ -141,7 +141,7 @@ impl CallRecord {
         &self,
         permit: &Permit,
         backend: &BackendName,
-        action: &ActionName,
+        action: Option<&ActionName>,
         lease: Option<&Lease>,
     ) -> Result<(), AuditUnavailable> {
         self.recorder.intend(&Intent {

@@ -15,7 +15,7 @@ pub(super) fn intent(buffer: &mut Vec<u8>, sequence: u64, intent: &Intent<'_>) {
     line.shown("id", intent.id);
     line.text("principal", intent.principal.as_str());
     line.text("backend", intent.backend.as_str());
-    line.text("action", intent.action.as_str());
+    line.maybe("action", intent.action.map(|action| action.as_str()));
     line.shown("resource", intent.resource);
     line.maybe("grant", intent.grant.map(|grant| grant.as_str()));
     line.maybe("task", intent.task.map(|task| task.as_str()));

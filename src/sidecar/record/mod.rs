@@ -134,7 +134,7 @@ pub struct Intent<'a> {
     pub at: Timestamp,
     pub principal: &'a Principal,
     pub backend: &'a BackendName,
-    pub action: &'a ActionName,
+    pub action: Option<&'a ActionName>,
     pub resource: &'a Resource,
     pub grant: Option<&'a GrantId>,
     pub task: Option<&'a TaskRef>,

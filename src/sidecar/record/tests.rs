@@ -64,7 +64,7 @@ fn intend(worker: &WorkerRecorder) -> Result<(), AuditUnavailable> {
         at: Timestamp::from_seconds(1),
         principal: &Principal::parse("https://idp.test#bot").unwrap(),
         backend: &BackendName::new("rabbitmq").unwrap(),
-        action: &ActionName::new("queue.delete").unwrap(),
+        action: Some(&ActionName::new("queue.delete").unwrap()),
         resource: &Resource::exact("vhosts/%2F/queues/orders"),
         grant: None,
         task: None,
