@@ -3,7 +3,7 @@
 //! `cargo bench --bench path` prints the tables that README shows. The proxies are processes of their own on one core;
 //! the callers and the backend are this process on another. CPU of a call is what the kernel accounts to the proxy's
 //! threads, which is the steadiest figure on a noisy machine. Rounds alternate, medians are printed, ratios are what
-//! counts. `cargo bench --bench path -- quick` makes the rounds short.
+//! counts. `cargo bench --bench path -- quick` makes the rounds short, `only=token` measures the rows of that name alone.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, unreachable_pub)]
 
@@ -25,6 +25,7 @@ struct Plan {
     round: Duration,
     rounds: usize,
     many: usize,
+    only: Option<String>,
 }
 
 /// One thing measured.
@@ -41,15 +42,19 @@ fn main() {
         return bare::run(words[at + 1].parse().unwrap(), words[at + 2].parse().unwrap());
     }
     let quick = words.iter().any(|word| word == "quick");
+    let only = words.iter().find_map(|word| word.strip_prefix("only=")).map(str::to_owned);
     let plan = if quick {
-        Plan { round: Duration::from_millis(400), rounds: 3, many: 10_000 }
+        Plan { round: Duration::from_millis(400), rounds: 3, many: 10_000, only }
     } else {
-        Plan { round: Duration::from_secs(2), rounds: 9, many: 1_000_000 }
+        Plan { round: Duration::from_secs(2), rounds: 9, many: 1_000_000, only }
     };
     process::pin_self(1);
     let folder = Folder::new();
     let backend = backend::start(&folder.path("backend.sock"));
     calls(&plan, &folder, backend);
+    if plan.only.is_some() {
+        return;
+    }
     sizes(&plan, &folder, backend);
     revoke::run(&plan_revocations(&plan));
 }
@@ -94,6 +99,10 @@ fn calls(plan: &Plan, folder: &Folder, backend: std::net::SocketAddr) {
         Load::refused(address, Some(&forged), "/things/1", 401),
     ));
     rows.push(Row::new("refused: not granted", process, Load::refused(address, Some(&token), "/other/1", 403)));
+    let all: Vec<_> = rows.iter().map(|row| row.process.clone()).collect();
+    if let Some(only) = &plan.only {
+        rows.retain(|row| row.name.contains(only.as_str()));
+    }
     for round in 0..=plan.rounds {
         for row in &mut rows {
             let rate = load::run(&row.load, &row.process, plan.round);
@@ -104,8 +113,8 @@ fn calls(plan: &Plan, folder: &Folder, backend: std::net::SocketAddr) {
         }
     }
     print_calls(&mut rows, plan.many);
-    for row in &rows {
-        row.process.kill();
+    for process in all {
+        process.kill();
     }
 }
 

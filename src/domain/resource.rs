@@ -54,18 +54,18 @@ pub enum Extent {
 /// What one call is done to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Resource {
-    text: Box<str>,
+    text: Arc<str>,
     extent: Extent,
 }
 
 impl Resource {
     /// One resource. `text` is made of encoded values and literals of an action map.
-    pub fn exact(text: impl Into<Box<str>>) -> Self {
+    pub fn exact(text: impl Into<Arc<str>>) -> Self {
         Self { text: text.into(), extent: Extent::Exact }
     }
 
     /// Everything whose text begins with `text`.
-    pub fn under(text: impl Into<Box<str>>) -> Self {
+    pub fn under(text: impl Into<Arc<str>>) -> Self {
         Self { text: text.into(), extent: Extent::Under }
     }
 

@@ -209,6 +209,7 @@ async fn carry(
     let action = known.action.as_ref().map(|action| &action.name);
     record
         .intend(&permit, &known.backend.rules.name, action, lease.as_deref())
+        .await
         .map_err(|_| Refusal::of(Reason::AuditUnavailable))?;
     send(caller, known, permit, lease, record).await
 }

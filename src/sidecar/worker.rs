@@ -6,14 +6,17 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use atomic_waker::AtomicWaker;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use slab::Slab;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,12 +39,49 @@ pub struct Worker {
     tasks: TaskTracker,
 }
 
-/// An open connection as the housekeeper sees it.
+/// An open connection as its worker sees it.
 #[derive(Debug)]
 struct Watched {
     pulse: Arc<Pulse>,
     limits: Limits,
-    close: Notify,
+    orders: Orders,
+}
+
+/// What is wanted of a connection. A later order overrules an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// It goes on.
+    Serve,
+    /// No further call; it ends with the last.
+    Finish,
+    /// It was idle or slow too long.
+    Close,
+    /// Its calls were ended; it may say so and no more.
+    Cut,
+}
+
+/// The latest order to a connection: one word and one waker, because they are looked at whenever the connection is.
+#[derive(Debug, Default)]
+struct Orders {
+    latest: AtomicU8,
+    waker: AtomicWaker,
+}
+
+impl Orders {
+    fn give(&self, order: Order) {
+        self.latest.fetch_max(order as u8, Ordering::AcqRel);
+        self.waker.wake();
+    }
+
+    fn poll(&self, waker: &Waker) -> Order {
+        self.waker.register(waker);
+        match self.latest.load(Ordering::Acquire) {
+            0 => Order::Serve,
+            1 => Order::Finish,
+            2 => Order::Close,
+            _ => Order::Cut,
+        }
+    }
 }
 
 /// How often connections are looked at for having been idle or slow too long.
@@ -69,9 +109,11 @@ impl Worker {
         let housekeeper = tokio::spawn(Arc::clone(&self).keep_house());
         self.drain.cancelled().await;
         self.tasks.close();
+        self.order_all(Order::Finish);
         tokio::select! {
             () = self.tasks.wait() => {}
             () = self.cut.cancelled() => {
+                self.order_all(Order::Cut);
                 self.shared.decider.calls().end_all(Reason::Draining);
                 // The bodies that were cut say so to their connections, which then end.
                 let _ = tokio::time::timeout(Duration::from_secs(1), self.tasks.wait()).await;
@@ -133,8 +175,12 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         let caller = Arc::new(Caller { shared, offer: place, connection, origin, reset });
         drop(plane);
-        let watched = Arc::new(Watched { pulse, limits, close: Notify::new() });
+        let watched = Arc::new(Watched { pulse, limits, orders: Orders::default() });
         let key = self.open().insert(Arc::clone(&watched));
+        // What was ordered before it was there to hear.
+        if self.drain.is_cancelled() {
+            watched.orders.give(Order::Finish);
+        }
         self.speak(io, Arc::clone(&caller), &watched).await;
         self.open().remove(key);
         drop(slot);
@@ -193,19 +239,24 @@ impl Worker {
         mut connection: std::pin::Pin<&mut C>,
         finish: fn(std::pin::Pin<&mut C>),
     ) -> Option<hyper::Result<()>> {
-        tokio::select! {
-            biased;
-            () = self.cut.cancelled() => return self.last_words(connection).await,
-            () = watched.close.notified() => return None,
-            () = self.drain.cancelled() => {}
-            result = connection.as_mut() => return Some(result),
-        }
-        finish(connection.as_mut());
-        tokio::select! {
-            biased;
-            () = self.cut.cancelled() => self.last_words(connection).await,
-            () = watched.close.notified() => None,
-            result = connection.as_mut() => Some(result),
+        let mut finishing = false;
+        let ended = std::future::poll_fn(|cx| {
+            match watched.orders.poll(cx.waker()) {
+                Order::Serve => {}
+                Order::Finish => {
+                    if !std::mem::replace(&mut finishing, true) {
+                        finish(connection.as_mut());
+                    }
+                }
+                order @ (Order::Close | Order::Cut) => return Poll::Ready(Err(order)),
+            }
+            connection.as_mut().poll(cx).map(Ok)
+        })
+        .await;
+        match ended {
+            Ok(result) => Some(result),
+            Err(Order::Cut) => self.last_words(connection).await,
+            Err(_) => None,
         }
     }
 
@@ -234,13 +285,19 @@ impl Worker {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn order_all(&self, order: Order) {
+        for (_, watched) in &*self.open() {
+            watched.orders.give(order);
+        }
+    }
+
     async fn keep_house(self: Arc<Self>) {
         let mut round: u32 = 0;
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             for (_, watched) in &*self.open() {
                 if watched.pulse.is_overdue(&watched.limits) {
-                    watched.close.notify_one();
+                    watched.orders.give(Order::Close);
                 }
             }
             round = round.wrapping_add(1);

@@ -42,9 +42,6 @@ static SERIAL: AtomicU64 = AtomicU64::new(1);
 /// Most bytes of an answer's head, and of what is buffered while it is passed on.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// Most fields of an answer's head.
-const HEADERS_MAX: usize = 200;
-
 /// Longest time a connection may have lain idle for a request on it not to be prepared for its death.
 const FRESH: Duration = Duration::from_millis(250);
 
@@ -199,7 +196,6 @@ impl Upstream {
             Protocol::Http1 => {
                 let (sender, connection) = http1::Builder::new()
                     .max_buf_size(HEAD_BYTES_MAX)
-                    .max_headers(HEADERS_MAX)
                     .handshake(io)
                     .await
                     .map_err(std::io::Error::other)?;

@@ -137,14 +137,14 @@ impl CallRecord {
     ///
     /// # Errors
     /// [`AuditUnavailable`]: the call must not be carried out.
-    pub fn intend(
+    pub async fn intend(
         &self,
         permit: &Permit,
         backend: &BackendName,
         action: Option<&ActionName>,
         lease: Option<&Lease>,
     ) -> Result<(), AuditUnavailable> {
-        self.recorder.intend(&Intent {
+        let intent = Intent {
             id: &self.id,
             at: self.at,
             principal: permit.principal(),
@@ -154,7 +154,8 @@ impl CallRecord {
             grant: permit.grant().map(|entry| entry.id()),
             task: permit.task(),
             lease: lease.map(Lease::id),
-        })
+        };
+        self.recorder.intend(&intent).await
     }
 
     /// The request is on its way, with this lease and this body.

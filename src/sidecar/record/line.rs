@@ -3,20 +3,20 @@
 //! Written by hand into a reused buffer: this runs for every call. Whatever a caller chose is escaped so that a line stays
 //! a line, and shows nothing but itself on any terminal.
 
-use std::fmt::{Display, Write as _};
 use std::time::Duration;
 
-use super::{Catalogue, Ended, Intent, Outcome};
+use super::{CallId, Catalogue, Ended, Intent, Outcome};
+use crate::domain::resource::{Extent, Resource};
 use crate::domain::time::{Timestamp, Uptime};
 
 /// Writes `{"kind":"intent",…}`.
 pub(super) fn intent(buffer: &mut Vec<u8>, sequence: u64, intent: &Intent<'_>) {
     let mut line = Line::begin(buffer, "intent", sequence, intent.at);
-    line.shown("id", intent.id);
+    line.id(intent.id);
     line.text("principal", intent.principal.as_str());
     line.text("backend", intent.backend.as_str());
     line.maybe("action", intent.action.map(|action| action.as_str()));
-    line.shown("resource", intent.resource);
+    line.resource(intent.resource);
     line.maybe("grant", intent.grant.map(|grant| grant.as_str()));
     line.maybe("task", intent.task.map(|task| task.as_str()));
     line.maybe("lease", intent.lease);
@@ -27,7 +27,7 @@ pub(super) fn intent(buffer: &mut Vec<u8>, sequence: u64, intent: &Intent<'_>) {
 pub(super) fn call(buffer: &mut Vec<u8>, sequence: u64, uptime: Uptime, catalogue: &Catalogue, outcome: &Outcome<'_>) {
     let mut line = Line::begin(buffer, "call", sequence, outcome.at);
     line.number("uptime_us", uptime.as_micros().unsigned_abs());
-    line.shown("id", outcome.id);
+    line.id(outcome.id);
     line.text("listener", outcome.listener);
     line.text("peer", outcome.peer);
     line.text("protocol", outcome.protocol);
@@ -36,7 +36,7 @@ pub(super) fn call(buffer: &mut Vec<u8>, sequence: u64, uptime: Uptime, catalogu
     line.maybe("backend", catalogue.backend(outcome.backend).map(|name| name.as_str()));
     line.maybe("action", catalogue.action(outcome.backend, outcome.action).map(|name| name.as_str()));
     if let Some(resource) = outcome.resource {
-        line.shown("resource", resource);
+        line.resource(resource);
     }
     line.text("method", outcome.method);
     line.text("path", outcome.path);
@@ -101,10 +101,21 @@ impl<'b> Line<'b> {
         self.0.push(b'"');
     }
 
-    fn shown(&mut self, key: &str, value: &dyn Display) {
-        self.key(key);
+    fn id(&mut self, id: &CallId) {
+        self.key("id");
+        self.0.extend_from_slice(b"\"evl_");
+        self.0.extend_from_slice(id.prefix.as_bytes());
+        self.0.extend_from_slice(&id.digits());
         self.0.push(b'"');
-        let _ = write!(Escaping(self.0), "{value}");
+    }
+
+    fn resource(&mut self, resource: &Resource) {
+        self.key("resource");
+        self.0.push(b'"');
+        escape(self.0, resource.text());
+        if resource.extent() == Extent::Under {
+            self.0.extend_from_slice(b"**");
+        }
         self.0.push(b'"');
     }
 
@@ -140,18 +151,11 @@ impl<'b> Line<'b> {
     }
 }
 
-struct Escaping<'b>(&'b mut Vec<u8>);
-
-impl std::fmt::Write for Escaping<'_> {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        escape(self.0, text);
-        Ok(())
-    }
-}
-
 /// Writes a text inside quotes. Everything but visible ASCII and ordinary letters is written as `\u….`.
 pub(super) fn escape(buffer: &mut Vec<u8>, text: &str) {
-    if text.bytes().all(|b| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\\')) {
+    // Without a way out in between, so that many bytes are looked at at once.
+    let plain = |b: u8| (b' '..=b'~').contains(&b) & (b != b'"') & (b != b'\\');
+    if text.bytes().fold(true, |all, b| all & plain(b)) {
         buffer.extend_from_slice(text.as_bytes());
         return;
     }

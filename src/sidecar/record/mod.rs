@@ -2,8 +2,8 @@
 //! they cannot disagree.
 //!
 //! Before a permitted call leaves, its intent is written: once [`WorkerRecorder::intend`] returns, the line is with the
-//! kernel and a killed process does not take it along. Outcomes wait in the worker's buffer and go out with the next
-//! intent or after a few milliseconds, so a call costs one `write`. When nothing can be written, nothing is permitted.
+//! kernel and a killed process does not take it along. The calls that a worker finds ready in one turn share one `write`,
+//! and outcomes go out with the next intent or after a few milliseconds. When nothing can be written, nothing is permitted.
 //!
 //! Deliberately absent: query strings, header values, bodies and anything of a credential but its lease's id.
 
@@ -92,9 +92,26 @@ pub struct CallId {
     number: u64,
 }
 
+/// Digits of a call's number.
+const NUMBER_DIGITS: usize = 10;
+
+impl CallId {
+    /// The number, in hexadecimal digits.
+    fn digits(&self) -> [u8; NUMBER_DIGITS] {
+        let mut digits = [0; NUMBER_DIGITS];
+        for (place, digit) in digits.iter_mut().rev().enumerate() {
+            let nibble = (self.number >> (4 * place)) & 0xf;
+            *digit = b"0123456789abcdef"[nibble as usize];
+        }
+        digits
+    }
+}
+
 impl fmt::Display for CallId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "evl_{}{:010x}", self.prefix, self.number)
+        f.write_str("evl_")?;
+        f.write_str(&self.prefix)?;
+        self.digits().iter().try_for_each(|digit| fmt::Write::write_char(f, char::from(*digit)))
     }
 }
 
@@ -225,7 +242,22 @@ pub struct WorkerRecorder {
     recorder: Arc<Recorder>,
     prefix: Arc<str>,
     next: AtomicU64,
-    buffer: Mutex<Vec<u8>>,
+    buffer: Mutex<Buffer>,
+}
+
+/// Lines that wait to be written.
+#[derive(Debug)]
+struct Buffer {
+    lines: Vec<u8>,
+    /// Bytes of this worker that were written so far.
+    written: u64,
+}
+
+impl Buffer {
+    /// How many bytes are written once all of it is.
+    fn end(&self) -> u64 {
+        self.written + self.lines.len() as u64
+    }
 }
 
 impl Recorder {
@@ -264,7 +296,7 @@ impl Recorder {
             recorder: Arc::clone(self),
             prefix: format!("{:016x}", u64::from_le_bytes(random)).into(),
             next: AtomicU64::new(0),
-            buffer: Mutex::new(Vec::with_capacity(BUFFER_FULL + 4096)),
+            buffer: Mutex::new(Buffer { lines: Vec::with_capacity(BUFFER_FULL + 4096), written: 0 }),
         });
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&worker));
         worker
@@ -338,17 +370,18 @@ impl Recorder {
     }
 
     /// Writes the buffer and empties it; leaves it as it is when that fails.
-    fn write(&self, buffer: &mut Vec<u8>) -> Result<(), AuditUnavailable> {
-        if buffer.is_empty() {
+    fn write(&self, buffer: &mut Buffer) -> Result<(), AuditUnavailable> {
+        if buffer.lines.is_empty() {
             return Ok(());
         }
-        match self.spool.append(buffer) {
+        match self.spool.append(&buffer.lines) {
             Ok(()) => {
                 if self.settings.access_log == AccessLog::Stdout {
                     // A log that nobody reads stops nothing.
-                    let _ = std::io::stdout().lock().write_all(buffer);
+                    let _ = std::io::stdout().lock().write_all(&buffer.lines);
                 }
-                buffer.clear();
+                buffer.written = buffer.end();
+                buffer.lines.clear();
                 Ok(())
             }
             Err(error) => {
@@ -363,7 +396,7 @@ impl Recorder {
 }
 
 impl WorkerRecorder {
-    fn buffer(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+    fn buffer(&self) -> std::sync::MutexGuard<'_, Buffer> {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -374,24 +407,29 @@ impl WorkerRecorder {
 
     /// Records that a call is about to leave. After `Ok` the record survives this process.
     ///
+    /// Dropping the future leaves an intent that the call's outcome says nothing came of.
+    ///
     /// # Errors
-    /// [`AuditUnavailable`]: the call must not leave.
-    pub fn intend(&self, intent: &Intent<'_>) -> Result<(), AuditUnavailable> {
+    /// [`AuditUnavailable`]: the call must not leave. Its intent may still be written later, with its outcome.
+    pub async fn intend(&self, intent: &Intent<'_>) -> Result<(), AuditUnavailable> {
         let recorder = &*self.recorder;
         recorder.health().map_err(|_| AuditUnavailable)?;
         if recorder.settings.intent == IntentMode::Batched {
             return Ok(());
         }
+        let end = {
+            let mut buffer = self.buffer();
+            line::intent(&mut buffer.lines, recorder.sequence.fetch_add(1, Ordering::Relaxed), intent);
+            buffer.end()
+        };
+        // Whatever else is ready in this turn puts its line beside ours; the first to come back writes them all.
+        tokio::task::yield_now().await;
         let mut buffer = self.buffer();
-        let before = buffer.len();
-        line::intent(&mut buffer, recorder.sequence.fetch_add(1, Ordering::Relaxed), intent);
-        let written = recorder.write(&mut buffer);
-        match written {
-            Ok(()) => recorder.metrics.intent(),
-            // What was not carried out was not intended.
-            Err(AuditUnavailable) => buffer.truncate(before),
+        if buffer.written < end {
+            recorder.write(&mut buffer)?;
         }
-        written
+        recorder.metrics.intent();
+        Ok(())
     }
 
     /// Records how a call ended.
@@ -400,13 +438,13 @@ impl WorkerRecorder {
         recorder.metrics.outcome(outcome);
         let catalogue = recorder.catalogue.load();
         let mut buffer = self.buffer();
-        if buffer.len() > BUFFER_MAX {
+        if buffer.lines.len() > BUFFER_MAX {
             recorder.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let uptime = recorder.clock.now().uptime;
-        line::call(&mut buffer, recorder.sequence.fetch_add(1, Ordering::Relaxed), uptime, &catalogue, outcome);
-        if buffer.len() >= BUFFER_FULL {
+        line::call(&mut buffer.lines, recorder.sequence.fetch_add(1, Ordering::Relaxed), uptime, &catalogue, outcome);
+        if buffer.lines.len() >= BUFFER_FULL {
             let _ = recorder.write(&mut buffer);
         }
     }

@@ -58,18 +58,25 @@ fn with_outcome(path: &str, peer: &str, see: impl FnOnce(&Outcome<'_>)) {
 }
 
 fn intend(worker: &WorkerRecorder) -> Result<(), AuditUnavailable> {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(intended(worker))
+}
+
+async fn intended(worker: &WorkerRecorder) -> Result<(), AuditUnavailable> {
     let id = worker.next_id();
-    worker.intend(&Intent {
-        id: &id,
-        at: Timestamp::from_seconds(1),
-        principal: &Principal::parse("https://idp.test#bot").unwrap(),
-        backend: &BackendName::new("rabbitmq").unwrap(),
-        action: Some(&ActionName::new("queue.delete").unwrap()),
-        resource: &Resource::exact("vhosts/%2F/queues/orders"),
-        grant: None,
-        task: None,
-        lease: None,
-    })
+    let principal = Principal::parse("https://idp.test#bot").unwrap();
+    worker
+        .intend(&Intent {
+            id: &id,
+            at: Timestamp::from_seconds(1),
+            principal: &principal,
+            backend: &BackendName::new("rabbitmq").unwrap(),
+            action: Some(&ActionName::new("queue.delete").unwrap()),
+            resource: &Resource::exact("vhosts/%2F/queues/orders"),
+            grant: None,
+            task: None,
+            lease: None,
+        })
+        .await
 }
 
 fn lines(directory: &std::path::Path) -> Vec<serde_json::Value> {
@@ -88,6 +95,23 @@ fn an_intent_is_with_the_kernel_when_intend_returns() {
     intend(&worker).unwrap();
     let kinds: Vec<_> = lines(folder.path()).iter().map(|line| line["kind"].clone()).collect();
     assert_eq!(kinds, ["call", "intent"]);
+}
+
+#[test]
+fn intents_of_one_turn_are_all_written_when_the_first_returns() {
+    let folder = tempfile::tempdir().unwrap();
+    let worker = open(folder.path(), 1 << 20).worker();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let first = async {
+            intended(&worker).await.unwrap();
+            assert_eq!(lines(folder.path()).len(), 3);
+        };
+        let (_, second, third) = tokio::join!(first, intended(&worker), intended(&worker));
+        second.unwrap();
+        third.unwrap();
+    });
+    assert_eq!(lines(folder.path()).len(), 3, "each is written once");
 }
 
 #[test]

@@ -25,6 +25,7 @@ impl KeyRange {
         }
         let shared = if everything_after { 0 } else { shared_prefix(from, to) };
         let text = template.text(values);
+        let text = String::from_utf8_lossy(&text);
         let whole = encode_path(from);
         // INVARIANT: the template ends with the encoded key (checked when the map is compiled).
         let before = text.len() - whole.len();

@@ -253,14 +253,14 @@ impl ResourceTemplate {
     }
 
     /// The text with every value encoded into it.
-    pub(super) fn text(&self, values: &Values<'_>) -> String {
-        let mut text = String::with_capacity(64);
+    pub(super) fn text(&self, values: &Values<'_>) -> SmallVec<[u8; 128]> {
+        let mut text = SmallVec::new();
         for part in &self.parts {
             match part {
-                Part::Literal(literal) => text.push_str(literal),
-                Part::Segment(name) => text.push_str(&encode_segment(value(values, name))),
-                Part::Path(name) => text.push_str(&encode_path(value(values, name))),
-                Part::Tail(name) => text.push_str(&String::from_utf8_lossy(value(values, name))),
+                Part::Literal(literal) => text.extend_from_slice(literal.as_bytes()),
+                Part::Segment(name) => text.extend_from_slice(encode_segment(value(values, name)).as_bytes()),
+                Part::Path(name) => text.extend_from_slice(encode_path(value(values, name)).as_bytes()),
+                Part::Tail(name) => text.extend_from_slice(String::from_utf8_lossy(value(values, name)).as_bytes()),
             }
         }
         text
@@ -269,7 +269,8 @@ impl ResourceTemplate {
     /// The resource.
     pub(super) fn fill(&self, values: &Values<'_>) -> Resource {
         let text = self.text(values);
-        if self.under { Resource::under(text) } else { Resource::exact(text) }
+        let text = String::from_utf8_lossy(&text);
+        if self.under { Resource::under(&*text) } else { Resource::exact(&*text) }
     }
 
     /// Whether `name` is its last part and keeps its slashes, so that what follows it can be cut off.
