@@ -133,7 +133,7 @@ reasons! {
     /// The backend's answer holds the injected credential.
     LeakGuard = "leak_guard", BAD_GATEWAY;
     /// The caller went away.
-    CallerGone = "caller_gone", OK;
+    CallerGone = "caller_gone", BAD_REQUEST;
     /// A fault of ours.
     Internal = "internal", INTERNAL_SERVER_ERROR;
 }

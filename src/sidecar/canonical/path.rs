@@ -149,14 +149,15 @@ fn check_escapes(segment: &str) -> Result<(), Malformed> {
     if text.contains('/') && text.split('/').any(|part| part == "." || part == "..") {
         return Err(Malformed::PathNotCanonical);
     }
-    // Characters that some servers fold into a slash, a dot or a backslash (BestFit, NFKC).
-    if text.chars().any(|c| {
-        matches!(
-            c,
-            '\u{ff0e}' | '\u{ff0f}' | '\u{ff3c}' | '\u{2024}'..='\u{2026}' | '\u{2215}' | '\u{2044}' | '\u{29f8}'
-        )
-    }) {
-        return Err(Malformed::PathNotCanonical);
-    }
-    Ok(())
+    if text.chars().any(is_folded) { Err(Malformed::PathNotCanonical) } else { Ok(()) }
+}
+
+/// Characters that some servers fold into ASCII: into a slash, a dot or a backslash (BestFit, NFKC), or into a letter when
+/// they ignore case (long s, Kelvin sign, the Turkish i's).
+fn is_folded(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ff0e}' | '\u{ff0f}' | '\u{ff3c}' | '\u{2024}'
+            ..='\u{2026}' | '\u{2215}' | '\u{2044}' | '\u{29f8}' | '\u{17f}' | '\u{212a}' | '\u{130}' | '\u{131}'
+    )
 }

@@ -142,11 +142,7 @@ impl Passing {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                let gone = error.is_incomplete_message() || error.is_closed() || error.is_canceled();
-                let reset = std::error::Error::source(&error).is_some_and(|cause| {
-                    cause.is::<std::io::Error>() || cause.downcast_ref::<h2::Error>().is_some_and(h2::Error::is_remote)
-                });
-                self.refuse(if gone || reset { Reason::CallerGone } else { Reason::Malformed })
+                self.refuse(if is_gone(&error) { Reason::CallerGone } else { Reason::Malformed })
             }
             Poll::Pending => {
                 let limit = self.limits.pause_max;
@@ -156,6 +152,22 @@ impl Passing {
             }
         }
     }
+}
+
+/// Whether a body ended because its sender went away, and not because of what it sent.
+fn is_gone(error: &hyper::Error) -> bool {
+    use std::io::ErrorKind;
+    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        return true;
+    }
+    let Some(cause) = std::error::Error::source(error) else { return false };
+    if let Some(cause) = cause.downcast_ref::<h2::Error>() {
+        return cause.is_remote() || cause.is_io();
+    }
+    // A chunk that is none comes as `InvalidInput` or `InvalidData`.
+    cause.downcast_ref::<std::io::Error>().is_some_and(|cause| {
+        !matches!(cause.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData | ErrorKind::Other)
+    })
 }
 
 impl Body for UpstreamBody {

@@ -191,7 +191,7 @@ impl CallRecord {
     /// The call is refused.
     pub fn denied(&mut self, reason: Reason, detail: Option<&'static str>, denial: Option<Denial>) {
         self.decision = match reason.status() {
-            status if status.is_server_error() => Decision::Error,
+            status if status.is_server_error() || reason == Reason::CallerGone => Decision::Error,
             _ => Decision::Deny,
         };
         self.reason = reason;
