@@ -7,4 +7,5 @@ mod common;
 
 mod answers;
 mod conditions;
+mod frames;
 mod raw;
