@@ -86,6 +86,11 @@ pub struct World {
 
 impl World {
     pub fn start(setup: &Setup) -> Self {
+        Self::start_with(setup, "grants: {file: grants.yaml, poll: 10ms}")
+    }
+
+    /// With another line for where the grants come from.
+    pub fn start_with(setup: &Setup, grants: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let issuer = Issuer::new("k1");
         let mut random = [0; 16];
@@ -99,7 +104,7 @@ impl World {
         for (name, content) in &setup.files {
             write(name, content);
         }
-        write("leasehold.yaml", &configuration(setup));
+        write("leasehold.yaml", &configuration(setup, grants));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let config = config::load(&folder.path().join("leasehold.yaml")).unwrap_or_else(|errors| panic!("{errors}"));
         let running = runtime.block_on(start(config)).unwrap();
@@ -172,7 +177,7 @@ impl World {
 
     /// The lines of the record so far, of this kind.
     pub fn records(&self, kind: &str) -> Vec<Value> {
-        lines(&self.path("audit")).into_iter().filter(|line| line["kind"] == kind).collect()
+        lines(&text(&self.path("audit"))).into_iter().filter(|line| line["kind"] == kind).collect()
     }
 
     /// Waits until there are so many records of calls.
@@ -181,11 +186,11 @@ impl World {
         wait_for(&format!("{count} records"), || Some(self.records("call")).filter(|calls| calls.len() >= count))
     }
 
-    /// Stops it as a signal would.
-    pub fn stop(mut self) -> PathBuf {
+    /// Stops it as a signal would, and returns everything that it recorded.
+    pub fn stop(mut self) -> String {
         let running = self.running.take().unwrap();
         self.runtime.block_on(running.stop()).unwrap();
-        self.path("audit")
+        text(&self.path("audit"))
     }
 }
 
@@ -196,20 +201,24 @@ impl Drop for World {
     }
 }
 
-/// Every line of every record file.
-pub fn lines(folder: &Path) -> Vec<Value> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+/// What all record files hold, in order.
+fn text(folder: &Path) -> String {
+    let Ok(entries) = std::fs::read_dir(folder) else { return String::new() };
     let mut files: Vec<_> = entries
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "jsonl"))
+        .filter(|path| path.extension().is_some_and(|ending| ending == "jsonl"))
         .collect();
     files.sort();
-    let text: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect()
+}
+
+/// Every whole line of a record.
+pub fn lines(text: &str) -> Vec<Value> {
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
 }
 
-fn configuration(setup: &Setup) -> String {
+fn configuration(setup: &Setup, grants: &str) -> String {
     let Setup { upstream, listener, backend, inject, more, .. } = setup;
     format!(
         "listeners:
@@ -231,7 +240,7 @@ credentials:
   - name: shop-admin
     source: {{file: secret}}
     inject: {inject}
-grants: {{file: grants.yaml, poll: 10ms}}
+{grants}
 audit: {{directory: audit}}
 admin: {{address: '127.0.0.1:0'}}
 workers: 1

@@ -8,6 +8,8 @@
 
 pub mod freshness;
 pub mod live;
+mod permit;
+mod search;
 pub mod table;
 
 #[cfg(test)]
@@ -15,7 +17,6 @@ mod tests;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -32,7 +33,10 @@ use crate::sidecar::reason::Reason;
 use crate::sidecar::resolve::ActionSpec;
 
 use freshness::Freshness;
-use live::{LiveCall, LiveCalls, Registered, Watcher, WorkerCalls};
+use live::{LiveCalls, WorkerCalls};
+use search::Search;
+
+pub use permit::{Permit, Subject};
 use table::{Entry, Refused, Snapshot, Table};
 
 /// Whether a backend's denials are carried out.
@@ -100,18 +104,6 @@ pub enum Basis {
     Observed(Denial),
 }
 
-/// A call that runs: what has to stay true for it.
-#[derive(Debug)]
-pub struct Subject {
-    principal: Principal,
-    identity: Anchored,
-    backend: Arc<BackendRules>,
-    action: Option<Arc<ActionSpec>>,
-    resource: Resource,
-    task: Option<TaskRef>,
-    basis: Basis,
-}
-
 /// Why a call is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
@@ -128,136 +120,6 @@ pub struct Denial {
 impl Denial {
     fn of(reason: Reason) -> Self {
         Self { reason, reasons: SmallVec::from_slice(&[reason]), grant: None, message: None }
-    }
-}
-
-/// The proof, for one call, that a named grant (or the baseline) allows it, for as long as it does.
-///
-/// It is registered with the running calls until it is dropped, so whatever ends the grant ends the call.
-#[derive(Debug)]
-pub struct Permit {
-    registered: Registered<Subject>,
-    decider: Arc<Decider>,
-}
-
-impl Permit {
-    fn subject(&self) -> &Subject {
-        self.registered.call().subject()
-    }
-
-    /// What it rests on.
-    pub fn basis(&self) -> &Basis {
-        &self.subject().basis
-    }
-
-    /// The grant it names, unless it rests on a baseline or on nothing.
-    pub fn grant(&self) -> Option<&Arc<Entry>> {
-        self.subject().grant()
-    }
-
-    /// Who it is for.
-    pub fn principal(&self) -> &Principal {
-        &self.subject().principal
-    }
-
-    /// What it allows.
-    pub fn action(&self) -> Option<&Arc<ActionSpec>> {
-        self.subject().action.as_ref()
-    }
-
-    /// On what.
-    pub fn resource(&self) -> &Resource {
-        &self.subject().resource
-    }
-
-    /// The task of the grant, or else of the caller.
-    pub fn task(&self) -> Option<&TaskRef> {
-        self.subject().task()
-    }
-
-    /// What the call is to be done with.
-    pub fn credential(&self) -> Option<CredentialSlot> {
-        let subject = self.subject();
-        match subject.basis {
-            Basis::Baseline(place) => subject.backend.baselines.get(place).and_then(|b| b.credential),
-            Basis::Grant(_) | Basis::Observed(_) => subject.backend.credential,
-        }
-    }
-
-    /// How long it can last at most.
-    pub fn remaining(&self, now: Now) -> Duration {
-        let identity = self.subject().identity.remaining(now);
-        self.grant().map_or(identity, |entry| entry.window().remaining(now).min(identity))
-    }
-
-    /// Decides again, now: what the permit rests on must still hold.
-    ///
-    /// # Errors
-    /// The reason for which the call must not go on.
-    pub fn confirm(&self) -> Result<(), Reason> {
-        if let Some(reason) = self.registered.call().ended() {
-            return Err(reason);
-        }
-        let now = self.decider.clock.now();
-        self.decider.verdict(self.subject(), &self.decider.table.locks(), now).map(|_| ())
-    }
-
-    /// Why the call must end; if it need not yet, wakes `waker` when it must.
-    pub fn poll_ended(&self, watcher: Watcher, waker: &Waker) -> Option<Reason> {
-        self.registered.call().poll_ended(watcher, waker)
-    }
-
-    /// Returns the reason when the call must end. Dropping the future loses nothing.
-    pub async fn ended(&self, watcher: Watcher) -> Reason {
-        std::future::poll_fn(|cx| match self.poll_ended(watcher, cx.waker()) {
-            Some(reason) => std::task::Poll::Ready(reason),
-            None => std::task::Poll::Pending,
-        })
-        .await
-    }
-
-    /// A handle by which another part of the call sees its end.
-    pub fn watch(&self) -> Arc<LiveCall<Subject>> {
-        Arc::clone(self.registered.call())
-    }
-
-    /// The other side must be heard from within `patience`, or the call ends with `upstream_timeout`.
-    pub fn wait_at_most(&self, patience: Duration) {
-        self.registered.wait_until(self.decider.clock.now().uptime.plus(patience));
-    }
-
-    /// The other side may be silent as long as the permit lasts.
-    pub fn wait_for_ever(&self) {
-        self.registered.wait_for_ever();
-    }
-}
-
-impl Subject {
-    /// Who it is for.
-    pub fn principal(&self) -> &Principal {
-        &self.principal
-    }
-
-    /// What it reaches.
-    pub fn resource(&self) -> &Resource {
-        &self.resource
-    }
-
-    /// The grant it names, unless it rests on a baseline or on nothing.
-    pub fn grant(&self) -> Option<&Arc<Entry>> {
-        match &self.basis {
-            Basis::Grant(entry) => Some(entry),
-            Basis::Baseline(_) | Basis::Observed(_) => None,
-        }
-    }
-
-    /// The task of the grant, or else of the caller.
-    pub fn task(&self) -> Option<&TaskRef> {
-        self.grant_task().or(self.task.as_ref())
-    }
-
-    fn grant_task(&self) -> Option<&TaskRef> {
-        self.grant().and_then(|entry| entry.task())
     }
 }
 
@@ -435,8 +297,13 @@ impl Decider {
         };
         let permit = Permit { registered: worker.register(subject, deadline), decider: Arc::clone(self) };
         // INVARIANT: register, then check, then act. From here on every change finds the call.
-        permit.confirm().map_err(Denial::of)?;
-        Ok(permit)
+        match permit.confirm() {
+            Ok(()) => Ok(permit),
+            // Something changed in between; what it was is told as it would have been told a moment later.
+            Err(reason) => {
+                Err(self.foresee(&question).err().filter(|d| d.reason == reason).unwrap_or(Denial::of(reason)))
+            }
+        }
     }
 
     /// What would be decided, without taking a use and without letting anything through.
@@ -530,57 +397,5 @@ impl Decider {
             search.refuse(reason, entry);
         });
         search
-    }
-}
-
-/// What a look at a principal's grants found.
-#[derive(Debug, Default)]
-struct Search {
-    best: Option<Arc<Entry>>,
-    holds_other: bool,
-    reasons: SmallVec<[Reason; 4]>,
-    closest: Option<(u8, GrantId)>,
-    message: Option<String>,
-}
-
-impl Search {
-    /// Prefers a grant that is not counted, then the one that lasts longest, then the one known longest.
-    fn consider(&mut self, entry: &Arc<Entry>) {
-        let rank = |e: &Entry| (!e.is_counted(), e.window().window().expires_at, std::cmp::Reverse(e.serial()));
-        if self.best.as_ref().is_none_or(|best| rank(entry) > rank(best)) {
-            self.best = Some(Arc::clone(entry));
-        }
-    }
-
-    fn refuse(&mut self, reason: Reason, entry: &Entry) {
-        if !self.reasons.contains(&reason) {
-            self.reasons.push(reason);
-        }
-        let weight = weight(reason);
-        if self.closest.as_ref().is_none_or(|(closest, _)| weight < *closest) {
-            self.closest = Some((weight, entry.id().clone()));
-        }
-    }
-
-    fn into_denial(mut self) -> Denial {
-        if self.reasons.is_empty() {
-            self.reasons.push(if self.holds_other { Reason::OutOfScope } else { Reason::NoGrant });
-        }
-        self.reasons.sort_by_key(|reason| weight(*reason));
-        let reason = self.reasons[0];
-        Denial { reason, reasons: self.reasons, grant: self.closest.map(|(_, id)| id), message: self.message }
-    }
-}
-
-/// Which of several reasons the caller is told first: the one that says most about what to do next.
-fn weight(reason: Reason) -> u8 {
-    match reason {
-        Reason::Lock => 0,
-        Reason::NotYet => 1,
-        Reason::Exhausted => 2,
-        Reason::Revoked => 3,
-        Reason::Released => 4,
-        Reason::Expired => 5,
-        _ => 6,
     }
 }

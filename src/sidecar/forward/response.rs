@@ -2,15 +2,18 @@
 
 use std::error::Error;
 use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use smallvec::SmallVec;
+use tokio::time::Sleep;
 
 use super::body::BodyProgress;
 use super::pool::{Pool, PoolKey, Sender};
@@ -36,6 +39,9 @@ pub struct ResponseRules {
 
 /// How many bytes of a body the leak guard looks at.
 pub const LEAK_BYTES: usize = 64 * 1024;
+
+/// How long a last event has to be written out before the stream is cut.
+const LAST_EVENT_GRACE: Duration = Duration::from_millis(5);
 
 /// Takes out of an answer's head what is for the connection, for us, or would tie the caller to our credential.
 ///
@@ -138,6 +144,8 @@ pub struct Passing {
     over: bool,
     /// Set when the body ended before it was whole and must not look as if it were.
     fails: Option<Reason>,
+    /// Runs while the last event is written out, because what is cut takes along what was not.
+    grace: Option<Pin<Box<Sleep>>>,
 }
 
 /// Where the connection goes when the answer is whole.
@@ -271,6 +279,7 @@ impl DownstreamBody {
             at_event_boundary: true,
             over: false,
             fails: None,
+            grace: None,
         });
         if passing.inner.is_end_stream() {
             passing.complete();
@@ -339,7 +348,6 @@ impl Passing {
         match self.manner {
             Manner::Grpc => Poll::Ready(Some(Ok(Frame::trailers(grpc_trailers(reason))))),
             Manner::EventStream if self.at_event_boundary => {
-                // The next poll ends it.
                 let event = format!("event: leasehold.ended\ndata: {{\"reason\":\"{reason}\"}}\n\n");
                 self.fails = Some(reason);
                 Poll::Ready(Some(Ok(Frame::data(Bytes::from(event)))))
@@ -414,11 +422,13 @@ impl Body for DownstreamBody {
             Self::Passing(passing) => passing,
         };
         if passing.over {
+            let Some(reason) = passing.fails else { return Poll::Ready(None) };
+            let grace = passing.grace.get_or_insert_with(|| Box::pin(tokio::time::sleep(LAST_EVENT_GRACE)));
+            ready!(grace.as_mut().poll(cx));
             // An event stream that said why it ends must still not look whole.
-            if passing.fails.is_some() {
-                passing.reset.set();
-            }
-            return Poll::Ready(passing.fails.take().map(|reason| Err(Cut::new(reason))));
+            passing.fails = None;
+            passing.reset.set();
+            return Poll::Ready(Some(Err(Cut::new(reason))));
         }
         let polled = passing.poll_piece(cx);
         if let Poll::Ready(Some(Err(_))) = &polled {
