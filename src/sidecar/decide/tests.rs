@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use proptest::prelude::*;
 
+use super::live::Watcher;
 use super::table::StatedGrant;
 use super::*;
 use crate::domain::action::{ActionClass, ActionPattern};
