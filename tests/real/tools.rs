@@ -105,3 +105,11 @@ pub fn curl(words: &[&str]) -> Curled {
 pub fn run(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
 }
+
+/// The Python that has the clients of `tests/clients/requirements.txt`.
+#[track_caller]
+pub fn venv() -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/venv/bin/python");
+    assert!(path.exists(), "{} is missing; run scripts/test once, it installs what the tests need", path.display());
+    path
+}

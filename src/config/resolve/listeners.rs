@@ -192,7 +192,7 @@ impl Resolver<'_> {
             body_timeout: self.duration(at, "body_timeout", &raw.body_timeout, "30s", "100ms", "1h"),
             body_rate_min: self.size(at, "body_rate_min", &raw.body_rate_min, 100, 0, GIB),
             head_bytes: self.memory(at, "head_bytes", &raw.head_bytes, 16 * KIB, 8 * KIB, 1024 * KIB),
-            headers: self.count(at, "headers", &raw.headers, 100, 8, 1000) as usize,
+            headers: self.count(at, "headers", &raw.headers, 100, 8, 100) as usize,
             target_bytes: self.memory(at, "target_bytes", &raw.target_bytes, 8 * KIB, 256, 64 * KIB),
             streams: self.count(at, "streams", &raw.streams, 100, 1, 10_000),
             body_bytes: self.size(at, "body_bytes", &raw.body_bytes, GIB, 0, 16384 * GIB),
