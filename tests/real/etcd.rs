@@ -1,8 +1,8 @@
 //! In front of etcd: gRPC with `etcdctl` and grpcio, and its JSON gateway.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,7 +10,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsage
 use tempfile::TempDir;
 
 use super::proxy::{Proxy, Setup, bot, grant};
-use super::tools::{Server, curl, free, program, run, venv, wait_for};
+use super::tools::{Server, curl, free, program, run, wait_for};
 
 const ROOT: &str = "canary-root-password";
 
@@ -71,24 +71,27 @@ impl Etcd {
 }
 
 /// A caller's certificates: an authority, the listener's, and one with a SPIFFE id.
-struct Certificates {
-    authority: String,
-    server: (String, String),
-    client: (String, String),
+pub struct Certificates {
+    pub authority: String,
+    pub server: (String, String),
+    pub client: (String, String),
 }
 
 const CALLER: &str = "spiffe://prod.example/ci/deploy";
 
-fn certificates() -> Certificates {
+pub fn certificates() -> Certificates {
     let key = KeyPair::generate().unwrap();
     let mut authority = CertificateParams::default();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(rcgen::DnType::CommonName, "test authority");
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let certificate = authority.self_signed(&key).unwrap();
     let issuer = Issuer::new(authority, key);
     let sign = |name: SanType| {
         let key = KeyPair::generate().unwrap();
         let mut leaf = CertificateParams::default();
+        leaf.distinguished_name = rcgen::DistinguishedName::new();
+        leaf.distinguished_name.push(rcgen::DnType::CommonName, "leaf");
         leaf.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         leaf.extended_key_usages =
             vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth, rcgen::ExtendedKeyUsagePurpose::ServerAuth];
@@ -179,34 +182,21 @@ fn etcdctl_does_what_its_certificate_was_granted() {
     assert_eq!((cut["principal"].as_str(), cut["identity"].as_str()), (Some(CALLER), Some("certificate")));
 }
 
-/// A client script, and what it printed first.
-fn script(name: &str, words: &[&str]) -> (Child, BufReader<std::process::ChildStdout>) {
-    let mut child = Command::new(venv())
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/").to_owned() + name)
-        .args(words)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap());
-    (child, lines)
-}
-
 #[test]
 fn a_watch_is_cut_when_it_expires_and_its_siblings_live() {
     let etcd = Etcd::start();
     let keys = |id, action| grant(id, &bot(), "etcd", action, "keys/**", 300);
     let proxy = Proxy::start(&etcd.setup("h2c", keys("g1", "kv.range") + &keys("g2", "watch")));
-    let (mut child, mut lines) = script("siblings.py", &[&proxy.address.to_string(), &proxy.token]);
+    let (mut child, mut lines) = Server::script("siblings.py", &[&proxy.address.to_string(), &proxy.token]);
     let mut line = String::new();
     lines.read_line(&mut line).unwrap();
     assert_eq!(line, "begun\n");
     proxy.grants(&(keys("g1", "kv.range") + &grant("g2", &bot(), "etcd", "watch", "keys/**", 1)));
-    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    child.say("\n");
     let mut rest = String::new();
     lines.read_to_string(&mut rest).unwrap();
     assert_eq!(rest, "PERMISSION_DENIED expired\nthe sibling lives\n");
-    assert!(child.wait().unwrap().success());
+    assert_eq!(child.ended(), Some(0));
 }
 
 #[test]

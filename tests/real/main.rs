@@ -6,7 +6,9 @@
 #[allow(dead_code)]
 mod issuer;
 
+mod clients;
 mod etcd;
+mod oidc;
 mod process;
 mod proxy;
 mod rabbitmq;

@@ -12,7 +12,6 @@ use super::tools::{Curled, Server, curl, free, wait_for};
 pub struct Proxy {
     pub address: SocketAddr,
     pub admin: SocketAddr,
-    pub issuer: Issuer,
     pub token: String,
     pub server: Server,
     folder: TempDir,
@@ -95,7 +94,7 @@ drain_timeout: 10s
                 .stderr(Stdio::from(log)),
         );
         let token = issuer.token("ci-bot");
-        let mut proxy = Self { address, admin, issuer, token, server, folder };
+        let mut proxy = Self { address, admin, token, server, folder };
         wait_for("the proxy", || {
             assert!(!proxy.server.has_ended(), "{}", proxy.log());
             std::net::TcpStream::connect(admin).ok()

@@ -92,7 +92,7 @@ impl Rabbit {
         curl(&["-u", &user, &format!("http://{}{path}", self.api)]).body
     }
 
-    fn setup(&self, more: &str) -> Setup {
+    pub fn setup(&self, more: &str) -> Setup {
         Setup {
             backends: format!(
                 "  - name: rabbitmq\n    upstream: http://{}\n    action_map: builtin:rabbitmq\n    credential: rabbit-admin\n    canonical: {{encoded_slash: keep}}\n{more}",

@@ -1,9 +1,10 @@
 //! Programs of the machine: found, run, and ended with the test.
 
+use std::io::{BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long a server may take to start, or anything else that should come.
@@ -52,6 +53,26 @@ impl Server {
         Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
     }
 
+    /// Starts a client script of `tests/clients` that is spoken to line by line.
+    pub fn script(name: &str, words: &[&str]) -> (Self, BufReader<ChildStdout>) {
+        let mut command = Command::new(venv());
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/").to_owned() + name).args(words);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
+        let mut server = Self(command.spawn().unwrap());
+        let lines = BufReader::new(server.stdout());
+        (server, lines)
+    }
+
+    /// Says one line to it.
+    pub fn say(&mut self, line: &str) {
+        self.0.stdin.as_mut().unwrap().write_all(line.as_bytes()).unwrap();
+    }
+
+    /// What it prints, where its output is a pipe.
+    pub fn stdout(&mut self) -> ChildStdout {
+        self.0.stdout.take().unwrap()
+    }
+
     pub fn id(&self) -> u32 {
         self.0.id()
     }
@@ -98,6 +119,7 @@ pub fn curl(words: &[&str]) -> Curled {
     let (rest, status) = text.rsplit_once('\n').unwrap_or(("", ""));
     let (head, body) = rest.split_once("\r\n\r\n").unwrap_or((rest, ""));
     let status = status.parse().unwrap_or_else(|_| panic!("curl {words:?}: {output:?}"));
+    assert!(status > 0, "curl {words:?}: {output:?}");
     Curled { status, body: body.to_owned(), head: head.to_owned() }
 }
 
