@@ -48,9 +48,12 @@ impl Issuer {
     }
 
     pub fn sign(&self, claims: &Value) -> String {
-        let header = json!({"alg": "EdDSA", "typ": "JWT", "kid": self.id});
-        let text =
-            format!("{}.{}", URL_SAFE_NO_PAD.encode(header.to_string()), URL_SAFE_NO_PAD.encode(claims.to_string()));
+        self.sign_text(&json!({"alg": "EdDSA", "typ": "JWT", "kid": self.id}).to_string(), &claims.to_string())
+    }
+
+    /// Signs a header and claims as they are written.
+    pub fn sign_text(&self, header: &str, claims: &str) -> String {
+        let text = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
         let signature = self.key.sign(text.as_bytes());
         format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
     }

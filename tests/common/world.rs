@@ -23,6 +23,8 @@ pub struct Setup {
     pub grants: String,
     /// More lines of the listener, indented by four.
     pub listener: String,
+    /// More issuers, indented by four.
+    pub identity: String,
     /// More lines of the backend, indented by four.
     pub backend: String,
     /// How the credential goes in.
@@ -52,6 +54,7 @@ impl Setup {
             grants: grant("g1", "ci-bot", "allowed.read", "allowed/**", 3_600)
                 + &grant("g2", "ci-bot", "upload", "upload", 3_600),
             listener: String::new(),
+            identity: String::new(),
             backend: String::new(),
             inject: "{bearer: true}".to_owned(),
             more: String::new(),
@@ -219,7 +222,7 @@ pub fn lines(text: &str) -> Vec<Value> {
 }
 
 fn configuration(setup: &Setup, grants: &str) -> String {
-    let Setup { upstream, listener, backend, inject, more, .. } = setup;
+    let Setup { upstream, listener, identity, backend, inject, more, .. } = setup;
     format!(
         "listeners:
   - name: main
@@ -229,6 +232,7 @@ fn configuration(setup: &Setup, grants: &str) -> String {
 identity:
   issuers:
     - {{name: idp, issuer: {ISSUER}, audience: ['{AUDIENCE}'], algorithm: EdDSA, keys: {{file: keys.json}}}}
+{identity}
 backends:
   - name: shop
     upstream: {upstream}

@@ -9,3 +9,4 @@ mod answers;
 mod conditions;
 mod frames;
 mod raw;
+mod tokens;

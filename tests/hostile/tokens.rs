@@ -1,0 +1,193 @@
+//! Tokens that are none, over the wire: each is answered 401, and all with the same words.
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+
+use super::common::backend::Backend;
+use super::common::client::Answer;
+use super::common::issuer::{AUDIENCE, ISSUER, Issuer, now};
+use super::common::wait_for;
+use super::common::world::{Setup, World};
+
+const STRICT: &str = "https://strict.test";
+
+/// With a second issuer that demands a type of its tokens.
+fn start() -> (World, Issuer, Backend) {
+    let strict = Issuer::new("s1");
+    let backend = Backend::start();
+    let mut setup = Setup::new(backend.address);
+    setup.identity = format!(
+        "    - {{name: strict, issuer: '{STRICT}', audience: ['{AUDIENCE}'], algorithm: EdDSA, typ: at+jwt, keys: {{file: strict.json}}}}\n"
+    );
+    setup.files.push(("strict.json".to_owned(), strict.jwks()));
+    (World::start(&setup), strict, backend)
+}
+
+fn claims(more: Value) -> Value {
+    let now = now();
+    let mut claims = json!({"iss": ISSUER, "aud": AUDIENCE, "sub": "ci-bot", "iat": now, "nbf": now, "exp": now + 300});
+    for (name, value) in more.as_object().unwrap() {
+        claims[name] = value.clone();
+    }
+    claims
+}
+
+fn call(world: &World, authorization: &str) -> Answer {
+    let mut client = world.connect();
+    let host = world.address;
+    client
+        .send(format!("GET /allowed/a HTTP/1.1\r\nhost: {host}\r\nauthorization: {authorization}\r\n\r\n").as_bytes());
+    client.answer().expect("an answer")
+}
+
+#[test]
+fn a_token_that_is_not_right_in_every_part_proves_nobody() {
+    let (world, strict, backend) = start();
+    let issuer = &world.issuer;
+    let header = |more: &str| format!(r#"{{"alg":"EdDSA","kid":"k1"{more}}}"#);
+    let good = claims(json!({}));
+    let with = |more: Value| issuer.sign(&claims(more));
+    let without = |name: &str| {
+        let mut claims = good.clone();
+        claims.as_object_mut().unwrap().remove(name);
+        issuer.sign(&claims)
+    };
+    let unsigned =
+        |header: &str| format!("{}.{}.", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(good.to_string()));
+    let token = issuer.sign(&good);
+    let parts: Vec<&str> = token.split('.').collect();
+    let other = with(json!({"sub": "other"}));
+    let attacker = Issuer::new("k1");
+    let now = now();
+    let keyed_by_public_key = {
+        let text = format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","kid":"k1"}"#), parts[1]);
+        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, issuer.jwks().as_bytes());
+        let tag = aws_lc_rs::hmac::sign(&key, text.as_bytes());
+        format!("{text}.{}", URL_SAFE_NO_PAD.encode(tag.as_ref()))
+    };
+    let twice = good.to_string().replacen("\"sub\":\"ci-bot\"", "\"sub\":\"ci-bot\",\"sub\":\"root\"", 1);
+    let deep = good.to_string().replacen('{', &format!("{{\"x\":{}{},", "[".repeat(3_000), "]".repeat(3_000)), 1);
+    let cases: Vec<(&str, String)> = vec![
+        ("BI-JWT-001", unsigned(r#"{"alg":"none","kid":"k1"}"#)),
+        ("BI-JWT-003", unsigned(r#"{"alg":"NONE","kid":"k1"}"#)),
+        ("BI-JWT-004", unsigned(r#"{"alg":"nOnE","kid":"k1"}"#)),
+        ("BI-JWT-006", keyed_by_public_key),
+        ("BI-JWT-010", format!("{}.{}.{}", parts[0], parts[1], other.rsplit('.').next().unwrap())),
+        ("BI-JWT-011", format!("{}.{}.", parts[0], parts[1])),
+        ("BI-JWT-014", issuer.sign_text(r#"{"alg":"EdDSA","kid":"k1' UNION SELECT 'x'--"}"#, &good.to_string())),
+        ("BI-JWT-016", attacker.sign_text(r#"{"alg":"EdDSA"}"#, &good.to_string())),
+        ("BI-JWT-017", attacker.sign_text(&header(r#","jku":"http://127.0.0.1:1/jwks.json""#), &good.to_string())),
+        ("BI-JWT-020", attacker.sign_text(&header(r#","x5c":["MIIB"]"#), &good.to_string())),
+        ("embedded key", attacker.sign_text(&header(r#","jwk":{"kty":"OKP"}"#), &good.to_string())),
+        ("unknown crit", issuer.sign_text(&header(r#","crit":["x"],"x":1"#), &good.to_string())),
+        ("BI-JWT-024", with(json!({"exp": "never"}))),
+        ("BI-JWT-025", with(json!({"exp": "99999999999"}))),
+        ("BI-JWT-027", with(json!({"exp": [1]}))),
+        ("BI-JWT-028", with(json!({"exp": 1e300}))),
+        ("BI-JWT-029", with(json!({"exp": null}))),
+        ("no exp", without("exp")),
+        ("BI-JWT-030", with(json!({"exp": -1}))),
+        ("just expired", with(json!({"exp": now - 31, "iat": now - 60, "nbf": now - 60}))),
+        ("BI-JWT-033", with(json!({"nbf": now + 33}))),
+        ("BI-JWT-034", with(json!({"iat": now + 86_400}))),
+        ("BI-JWT-035", with(json!({"exp": now + 31_536_000}))),
+        ("BI-JWT-040", with(json!({"aud": 1}))),
+        ("no aud", without("aud")),
+        ("other aud", with(json!({"aud": ["leasehold://db-admin/", "x"]}))),
+        ("BI-JWT-041", with(json!({"iss": format!("{ISSUER}/")}))),
+        ("no iss", without("iss")),
+        ("BI-JWT-044", strict.sign(&claims(json!({"iss": STRICT, "nonce": "x", "at_hash": "y"})))),
+        (
+            "BI-JWT-045",
+            strict.sign_text(
+                r#"{"alg":"EdDSA","typ":"secevent+jwt","kid":"s1"}"#,
+                &claims(json!({"iss": STRICT})).to_string(),
+            ),
+        ),
+        ("one issuer's key for another", strict.sign_text(&header(""), &good.to_string())),
+        ("BI-JWT-046", format!("{token}.{}.{}", parts[1], parts[2])),
+        ("BI-JWT-049 padding", format!("{token}==")),
+        ("BI-JWT-049 alphabet", format!("{}.{}", parts[..2].join("."), STANDARD.encode([0xff; 64]))),
+        ("BI-JWT-049 blank", format!("{} {}", &token[..20], &token[20..])),
+        ("BI-JWT-050", issuer.sign_text(&header(""), &twice)),
+        ("duplicate in the header", issuer.sign_text(&header(r#","kid":"k1""#), &good.to_string())),
+        ("BI-JWT-052", issuer.sign_text(&header(""), &deep)),
+        ("BI-JWT-055", with(json!({"sub": ""}))),
+        ("sub as array", with(json!({"sub": ["ci-bot"]}))),
+        ("no sub", without("sub")),
+        ("BI-JWT-057", issuer.sign_text(r#"{"alg":"EdDSA","kid":"k0"}"#, &good.to_string())),
+        ("claims are no object", issuer.sign_text(&header(""), "[]")),
+        ("no text", issuer.sign_text("\u{0}", "\u{0}")),
+        ("four parts", format!("{token}.x")),
+        ("empty parts", "..".to_owned()),
+    ];
+    let mut words = Vec::new();
+    for (id, token) in cases {
+        let answer = call(&world, &format!("Bearer {token}"));
+        assert_eq!(answer.status, 401, "{id}: {answer:?}");
+        assert!(answer.header("www-authenticate").is_some(), "{id}");
+        words.push(answer.text());
+    }
+    for (id, value) in
+        [("BI-JWT-063", "Basic cm9vdDpyb290".to_owned()), ("scheme", format!("JWT {token}")), ("bare", token.clone())]
+    {
+        let answer = call(&world, &value);
+        assert_eq!(answer.status, 401, "{id}");
+        words.push(answer.text());
+    }
+    words.dedup();
+    assert_eq!(words.len(), 1, "all are told the same: {words:?}");
+    assert!(backend.seen().is_empty());
+    // BI-JWT-015: a head that no limit allows.
+    let long = issuer.sign_text(&format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, "k".repeat(65_536)), &good.to_string());
+    assert!(matches!(call(&world, &format!("Bearer {long}")).status, 400 | 401 | 431));
+    assert_eq!(call(&world, &format!("Bearer {token}")).status, 200, "the good one is good");
+    assert_eq!(call(&world, &format!("bearer {token}")).status, 200, "the scheme has no case");
+}
+
+#[test]
+fn somebody_else_is_somebody_else() {
+    // BI-JWT-043, -053, -054, -056
+    let (world, strict, backend) = start();
+    let typed = r#"{"alg":"EdDSA","typ":"at+jwt","kid":"s1"}"#;
+    for (id, token) in [
+        ("BI-JWT-043", strict.sign_text(typed, &claims(json!({"iss": STRICT})).to_string())),
+        ("BI-JWT-053", world.issuer.sign(&claims(json!({"sub": "ci-bot\u{202e}\n\u{1b}[2J"})))),
+        ("BI-JWT-054", world.issuer.sign(&claims(json!({"sub": "ci-bot\u{301}"})))),
+        ("BI-JWT-056", world.issuer.sign(&claims(json!({"sub": "*"})))),
+        ("case", world.issuer.sign(&claims(json!({"sub": "CI-bot"})))),
+        ("blank", world.issuer.sign(&claims(json!({"sub": "ci-bot "})))),
+    ] {
+        let answer = call(&world, &format!("Bearer {token}"));
+        assert!(matches!(answer.status, 401 | 403), "{id}: {answer:?}");
+    }
+    assert!(backend.seen().is_empty());
+    for record in world.calls(6) {
+        let text = record.to_string();
+        assert!(!text.contains('\u{202e}') && !text.contains('\u{1b}'), "{text}");
+    }
+}
+
+#[test]
+fn keys_that_became_wrong_are_not_taken() {
+    // BI-JWK-004, -010, -011
+    let (world, _strict, _backend) = start();
+    let good = std::fs::read_to_string(world.path("keys.json")).unwrap();
+    assert_eq!(world.call("GET", "/allowed/a").status, 200);
+    let twice =
+        good.replace("{\"keys\":[", "{\"keys\":[{\"kty\":\"oct\",\"k\":\"AAAA\",\"kid\":\"k1\",\"alg\":\"HS256\"},");
+    for bad in ["{\"keys\":[]}", "<html>maintenance</html>", "", "{\"keys\":", &twice] {
+        std::fs::write(world.path("new"), bad).unwrap();
+        std::fs::rename(world.path("new"), world.path("keys.json")).unwrap();
+        // A token that was not seen before needs the keys.
+        let token = world.issuer.sign(&claims(json!({"jti": bad.len()})));
+        assert_eq!(call(&world, &format!("Bearer {token}")).status, 200, "{bad:?}");
+    }
+    let next = Issuer::new("k2");
+    std::fs::write(world.path("new"), next.jwks()).unwrap();
+    std::fs::rename(world.path("new"), world.path("keys.json")).unwrap();
+    let token = next.sign(&claims(json!({})));
+    wait_for("the new key", || (call(&world, &format!("Bearer {token}")).status == 200).then_some(()));
+    assert_eq!(world.call("GET", "/allowed/a").status, 401, "what the old key signed is over, remembered or not");
+}
