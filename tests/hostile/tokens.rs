@@ -41,87 +41,130 @@ fn call(world: &World, authorization: &str) -> Answer {
     client.answer().expect("an answer")
 }
 
+/// A good token, and what bad ones are made of.
+struct Made<'w> {
+    issuer: &'w Issuer,
+    strict: &'w Issuer,
+    good: Value,
+    token: String,
+}
+
+impl Made<'_> {
+    fn header(more: &str) -> String {
+        format!(r#"{{"alg":"EdDSA","kid":"k1"{more}}}"#)
+    }
+
+    fn with(&self, more: Value) -> String {
+        self.issuer.sign(&claims(more))
+    }
+
+    fn without(&self, name: &str) -> String {
+        let mut claims = self.good.clone();
+        claims.as_object_mut().unwrap().remove(name);
+        self.issuer.sign(&claims)
+    }
+
+    fn unsigned(&self, header: &str) -> String {
+        format!("{}.{}.", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(self.good.to_string()))
+    }
+
+    fn parts(&self) -> Vec<&str> {
+        self.token.split('.').collect()
+    }
+
+    fn keyed_by_public_key(&self) -> String {
+        let text = format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","kid":"k1"}"#), self.parts()[1]);
+        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, self.issuer.jwks().as_bytes());
+        let tag = aws_lc_rs::hmac::sign(&key, text.as_bytes());
+        format!("{text}.{}", URL_SAFE_NO_PAD.encode(tag.as_ref()))
+    }
+
+    /// Signed by nobody, or by somebody else.
+    fn forged(&self) -> Vec<(&'static str, String)> {
+        let (issuer, good, parts, header) = (self.issuer, &self.good, self.parts(), Self::header);
+        let other = self.with(json!({"sub": "other"}));
+        let attacker = Issuer::new("k1");
+        vec![
+            ("BI-JWT-001", self.unsigned(r#"{"alg":"none","kid":"k1"}"#)),
+            ("BI-JWT-003", self.unsigned(r#"{"alg":"NONE","kid":"k1"}"#)),
+            ("BI-JWT-004", self.unsigned(r#"{"alg":"nOnE","kid":"k1"}"#)),
+            ("BI-JWT-006", self.keyed_by_public_key()),
+            ("BI-JWT-010", format!("{}.{}.{}", parts[0], parts[1], other.rsplit('.').next().unwrap())),
+            ("BI-JWT-011", format!("{}.{}.", parts[0], parts[1])),
+            ("BI-JWT-014", issuer.sign_text(r#"{"alg":"EdDSA","kid":"k1' UNION SELECT 'x'--"}"#, &good.to_string())),
+            ("BI-JWT-016", attacker.sign_text(r#"{"alg":"EdDSA"}"#, &good.to_string())),
+            ("BI-JWT-017", attacker.sign_text(&header(r#","jku":"http://127.0.0.1:1/jwks.json""#), &good.to_string())),
+            ("BI-JWT-020", attacker.sign_text(&header(r#","x5c":["MIIB"]"#), &good.to_string())),
+            ("embedded key", attacker.sign_text(&header(r#","jwk":{"kty":"OKP"}"#), &good.to_string())),
+            ("unknown crit", issuer.sign_text(&header(r#","crit":["x"],"x":1"#), &good.to_string())),
+        ]
+    }
+
+    /// Signed, and not for this place or time.
+    fn misplaced(&self) -> Vec<(&'static str, String)> {
+        let now = now();
+        vec![
+            ("BI-JWT-024", self.with(json!({"exp": "never"}))),
+            ("BI-JWT-025", self.with(json!({"exp": "99999999999"}))),
+            ("BI-JWT-027", self.with(json!({"exp": [1]}))),
+            ("BI-JWT-028", self.with(json!({"exp": 1e300}))),
+            ("BI-JWT-029", self.with(json!({"exp": null}))),
+            ("no exp", self.without("exp")),
+            ("BI-JWT-030", self.with(json!({"exp": -1}))),
+            ("just expired", self.with(json!({"exp": now - 31, "iat": now - 60, "nbf": now - 60}))),
+            ("BI-JWT-033", self.with(json!({"nbf": now + 33}))),
+            ("BI-JWT-034", self.with(json!({"iat": now + 86_400}))),
+            ("BI-JWT-035", self.with(json!({"exp": now + 31_536_000}))),
+            ("BI-JWT-040", self.with(json!({"aud": 1}))),
+            ("no aud", self.without("aud")),
+            ("other aud", self.with(json!({"aud": ["leasehold://db-admin/", "x"]}))),
+            ("BI-JWT-041", self.with(json!({"iss": format!("{ISSUER}/")}))),
+            ("no iss", self.without("iss")),
+        ]
+    }
+
+    /// Signed, and no token of the kind that is wanted.
+    fn misshapen(&self) -> Vec<(&'static str, String)> {
+        let (issuer, strict, good, parts, token) = (self.issuer, self.strict, &self.good, self.parts(), &self.token);
+        let header = Self::header;
+        let twice = good.to_string().replacen("\"sub\":\"ci-bot\"", "\"sub\":\"ci-bot\",\"sub\":\"root\"", 1);
+        let deep = good.to_string().replacen('{', &format!("{{\"x\":{}{},", "[".repeat(3_000), "]".repeat(3_000)), 1);
+        vec![
+            ("BI-JWT-044", strict.sign(&claims(json!({"iss": STRICT, "nonce": "x", "at_hash": "y"})))),
+            (
+                "BI-JWT-045",
+                strict.sign_text(
+                    r#"{"alg":"EdDSA","typ":"secevent+jwt","kid":"s1"}"#,
+                    &claims(json!({"iss": STRICT})).to_string(),
+                ),
+            ),
+            ("one issuer's key for another", strict.sign_text(&header(""), &good.to_string())),
+            ("BI-JWT-046", format!("{token}.{}.{}", parts[1], parts[2])),
+            ("BI-JWT-049 padding", format!("{token}==")),
+            ("BI-JWT-049 alphabet", format!("{}.{}", parts[..2].join("."), STANDARD.encode([0xff; 64]))),
+            ("BI-JWT-049 blank", format!("{} {}", &token[..20], &token[20..])),
+            ("BI-JWT-050", issuer.sign_text(&header(""), &twice)),
+            ("duplicate in the header", issuer.sign_text(&header(r#","kid":"k1""#), &good.to_string())),
+            ("BI-JWT-052", issuer.sign_text(&header(""), &deep)),
+            ("BI-JWT-055", self.with(json!({"sub": ""}))),
+            ("sub as array", self.with(json!({"sub": ["ci-bot"]}))),
+            ("no sub", self.without("sub")),
+            ("BI-JWT-057", issuer.sign_text(r#"{"alg":"EdDSA","kid":"k0"}"#, &good.to_string())),
+            ("claims are no object", issuer.sign_text(&header(""), "[]")),
+            ("no text", issuer.sign_text("\u{0}", "\u{0}")),
+            ("four parts", format!("{token}.x")),
+            ("empty parts", "..".to_owned()),
+        ]
+    }
+}
+
 #[test]
 fn a_token_that_is_not_right_in_every_part_proves_nobody() {
     let (world, strict, backend) = start();
-    let issuer = &world.issuer;
-    let header = |more: &str| format!(r#"{{"alg":"EdDSA","kid":"k1"{more}}}"#);
     let good = claims(json!({}));
-    let with = |more: Value| issuer.sign(&claims(more));
-    let without = |name: &str| {
-        let mut claims = good.clone();
-        claims.as_object_mut().unwrap().remove(name);
-        issuer.sign(&claims)
-    };
-    let unsigned =
-        |header: &str| format!("{}.{}.", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(good.to_string()));
-    let token = issuer.sign(&good);
-    let parts: Vec<&str> = token.split('.').collect();
-    let other = with(json!({"sub": "other"}));
-    let attacker = Issuer::new("k1");
-    let now = now();
-    let keyed_by_public_key = {
-        let text = format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256","kid":"k1"}"#), parts[1]);
-        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, issuer.jwks().as_bytes());
-        let tag = aws_lc_rs::hmac::sign(&key, text.as_bytes());
-        format!("{text}.{}", URL_SAFE_NO_PAD.encode(tag.as_ref()))
-    };
-    let twice = good.to_string().replacen("\"sub\":\"ci-bot\"", "\"sub\":\"ci-bot\",\"sub\":\"root\"", 1);
-    let deep = good.to_string().replacen('{', &format!("{{\"x\":{}{},", "[".repeat(3_000), "]".repeat(3_000)), 1);
-    let cases: Vec<(&str, String)> = vec![
-        ("BI-JWT-001", unsigned(r#"{"alg":"none","kid":"k1"}"#)),
-        ("BI-JWT-003", unsigned(r#"{"alg":"NONE","kid":"k1"}"#)),
-        ("BI-JWT-004", unsigned(r#"{"alg":"nOnE","kid":"k1"}"#)),
-        ("BI-JWT-006", keyed_by_public_key),
-        ("BI-JWT-010", format!("{}.{}.{}", parts[0], parts[1], other.rsplit('.').next().unwrap())),
-        ("BI-JWT-011", format!("{}.{}.", parts[0], parts[1])),
-        ("BI-JWT-014", issuer.sign_text(r#"{"alg":"EdDSA","kid":"k1' UNION SELECT 'x'--"}"#, &good.to_string())),
-        ("BI-JWT-016", attacker.sign_text(r#"{"alg":"EdDSA"}"#, &good.to_string())),
-        ("BI-JWT-017", attacker.sign_text(&header(r#","jku":"http://127.0.0.1:1/jwks.json""#), &good.to_string())),
-        ("BI-JWT-020", attacker.sign_text(&header(r#","x5c":["MIIB"]"#), &good.to_string())),
-        ("embedded key", attacker.sign_text(&header(r#","jwk":{"kty":"OKP"}"#), &good.to_string())),
-        ("unknown crit", issuer.sign_text(&header(r#","crit":["x"],"x":1"#), &good.to_string())),
-        ("BI-JWT-024", with(json!({"exp": "never"}))),
-        ("BI-JWT-025", with(json!({"exp": "99999999999"}))),
-        ("BI-JWT-027", with(json!({"exp": [1]}))),
-        ("BI-JWT-028", with(json!({"exp": 1e300}))),
-        ("BI-JWT-029", with(json!({"exp": null}))),
-        ("no exp", without("exp")),
-        ("BI-JWT-030", with(json!({"exp": -1}))),
-        ("just expired", with(json!({"exp": now - 31, "iat": now - 60, "nbf": now - 60}))),
-        ("BI-JWT-033", with(json!({"nbf": now + 33}))),
-        ("BI-JWT-034", with(json!({"iat": now + 86_400}))),
-        ("BI-JWT-035", with(json!({"exp": now + 31_536_000}))),
-        ("BI-JWT-040", with(json!({"aud": 1}))),
-        ("no aud", without("aud")),
-        ("other aud", with(json!({"aud": ["leasehold://db-admin/", "x"]}))),
-        ("BI-JWT-041", with(json!({"iss": format!("{ISSUER}/")}))),
-        ("no iss", without("iss")),
-        ("BI-JWT-044", strict.sign(&claims(json!({"iss": STRICT, "nonce": "x", "at_hash": "y"})))),
-        (
-            "BI-JWT-045",
-            strict.sign_text(
-                r#"{"alg":"EdDSA","typ":"secevent+jwt","kid":"s1"}"#,
-                &claims(json!({"iss": STRICT})).to_string(),
-            ),
-        ),
-        ("one issuer's key for another", strict.sign_text(&header(""), &good.to_string())),
-        ("BI-JWT-046", format!("{token}.{}.{}", parts[1], parts[2])),
-        ("BI-JWT-049 padding", format!("{token}==")),
-        ("BI-JWT-049 alphabet", format!("{}.{}", parts[..2].join("."), STANDARD.encode([0xff; 64]))),
-        ("BI-JWT-049 blank", format!("{} {}", &token[..20], &token[20..])),
-        ("BI-JWT-050", issuer.sign_text(&header(""), &twice)),
-        ("duplicate in the header", issuer.sign_text(&header(r#","kid":"k1""#), &good.to_string())),
-        ("BI-JWT-052", issuer.sign_text(&header(""), &deep)),
-        ("BI-JWT-055", with(json!({"sub": ""}))),
-        ("sub as array", with(json!({"sub": ["ci-bot"]}))),
-        ("no sub", without("sub")),
-        ("BI-JWT-057", issuer.sign_text(r#"{"alg":"EdDSA","kid":"k0"}"#, &good.to_string())),
-        ("claims are no object", issuer.sign_text(&header(""), "[]")),
-        ("no text", issuer.sign_text("\u{0}", "\u{0}")),
-        ("four parts", format!("{token}.x")),
-        ("empty parts", "..".to_owned()),
-    ];
+    let token = world.issuer.sign(&good);
+    let made = Made { issuer: &world.issuer, strict: &strict, good: good.clone(), token: token.clone() };
+    let cases = [made.forged(), made.misplaced(), made.misshapen()].concat();
     let mut words = Vec::new();
     for (id, token) in cases {
         let answer = call(&world, &format!("Bearer {token}"));
@@ -140,7 +183,8 @@ fn a_token_that_is_not_right_in_every_part_proves_nobody() {
     assert_eq!(words.len(), 1, "all are told the same: {words:?}");
     assert!(backend.seen().is_empty());
     // BI-JWT-015: a head that no limit allows.
-    let long = issuer.sign_text(&format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, "k".repeat(65_536)), &good.to_string());
+    let long =
+        world.issuer.sign_text(&format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, "k".repeat(65_536)), &good.to_string());
     assert!(matches!(call(&world, &format!("Bearer {long}")).status, 400 | 401 | 431));
     assert_eq!(call(&world, &format!("Bearer {token}")).status, 200, "the good one is good");
     assert_eq!(call(&world, &format!("bearer {token}")).status, 200, "the scheme has no case");

@@ -14,7 +14,9 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 #[track_caller]
 pub fn program(name: &str) -> PathBuf {
     // RabbitMQ's own script first: the one on the path changes the user.
-    let places = format!("/usr/lib/rabbitmq/bin:{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let path = std::env::var("PATH").unwrap_or_default();
+    let node = concat!(env!("CARGO_MANIFEST_DIR"), "/target/node/bin");
+    let places = format!("/usr/lib/rabbitmq/bin:{path}:/usr/sbin:/sbin:{node}");
     let found = places.split(':').map(|place| PathBuf::from(place).join(name)).find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("`{name}` is not installed; run scripts/test once, it installs what the tests need"))
 }
