@@ -1,4 +1,4 @@
-# `just check` is what a change must pass; continuous integration runs the same word.
+# Shorthands. What a change must pass is `scripts/test`, which continuous integration runs too.
 
 # Everything.
 default: check

@@ -197,7 +197,8 @@ async fn stay_up(demo: &Demo, out: &mut (dyn Write + Send)) -> anyhow::Result<()
     writeln!(out, "  curl -s http://{admin}/metrics | grep leasehold_calls_total")?;
     writeln!(out, "  tail -n 3 {folder}/audit/*.jsonl\n\nCtrl-C ends it.")?;
     out.flush()?;
-    super::stop_signal().await
+    super::stop_signal()?.await;
+    Ok(())
 }
 
 fn shorten(text: &str) -> String {

@@ -11,6 +11,7 @@ mod identity;
 mod reload;
 mod report;
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -255,22 +256,26 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     harden()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
+        // Before anything runs, so that a signal that comes early is a stop too.
+        let stop = stop_signal()?;
         let running = start(config).await?;
-        stop_signal().await?;
+        stop.await;
         tracing::info!("stopping");
         running.stop().await
     })
 }
 
-async fn stop_signal() -> anyhow::Result<()> {
+/// What ends when the process is told to stop, from now on.
+fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 /// No core file and no debugger of the same user may show the credentials in memory.

@@ -12,4 +12,5 @@ mod oidc;
 mod process;
 mod proxy;
 mod rabbitmq;
+mod service;
 mod tools;

@@ -13,10 +13,11 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 /// A program that `scripts/test` installs.
 #[track_caller]
 pub fn program(name: &str) -> PathBuf {
-    // RabbitMQ's own script first: the one on the path changes the user.
+    // RabbitMQ's own script first, because the one on the path changes the user; then the Node that was installed where
+    // the machine's own is too old.
     let path = std::env::var("PATH").unwrap_or_default();
     let node = concat!(env!("CARGO_MANIFEST_DIR"), "/target/node/bin");
-    let places = format!("/usr/lib/rabbitmq/bin:{path}:/usr/sbin:/sbin:{node}");
+    let places = format!("/usr/lib/rabbitmq/bin:{node}:{path}:/usr/sbin:/sbin");
     let found = places.split(':').map(|place| PathBuf::from(place).join(name)).find(|path| path.is_file());
     found.unwrap_or_else(|| panic!("`{name}` is not installed; run scripts/test once, it installs what the tests need"))
 }

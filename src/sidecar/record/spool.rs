@@ -70,7 +70,8 @@ impl Spool {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "audit.bytes_max is reached"));
         }
         let mut segment = self.current();
-        if segment.bytes >= self.segment_bytes || self.taken_away.swap(false, Ordering::AcqRel) {
+        let taken_away = self.taken_away.swap(false, Ordering::AcqRel) || segment.is_deleted();
+        if segment.bytes >= self.segment_bytes || taken_away {
             let next = Segment::begin(&self.directory, segment.number + 1)?;
             *segment = next;
         }
@@ -113,6 +114,11 @@ impl Spool {
 }
 
 impl Segment {
+    /// Whether nobody could read what is written any more.
+    fn is_deleted(&self) -> bool {
+        self.file.metadata().is_ok_and(|file| file.nlink() == 0)
+    }
+
     /// Whether the path still leads to the open file; one that was taken away is not written to any further.
     fn is_still_there(&self) -> bool {
         match (self.file.metadata(), std::fs::symlink_metadata(&self.path)) {
