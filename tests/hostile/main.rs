@@ -6,6 +6,7 @@
 mod common;
 
 mod answers;
+mod certificates;
 mod conditions;
 mod frames;
 mod raw;
