@@ -8,7 +8,7 @@ use crate::identity::{
 };
 
 /// How many failed signatures a second are looked at.
-const FAILURES_PER_SECOND_MAX: u64 = 2_000;
+const FAILURES_PER_SECOND_MAX: u32 = 2_000;
 
 pub(super) fn settings(config: &Config) -> anyhow::Result<Settings> {
     let spiffe = config.identity.spiffe.iter();

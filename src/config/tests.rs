@@ -239,7 +239,7 @@ fn listeners_are_checked() {
 
 #[test]
 fn files_are_what_they_claim() {
-    // BI-CFG-001, 002, 003.
+    // BI-CFG-001, -002, -003.
     check(
         "client_ca: ca.pem",
         "client_ca: /nonexistent",

@@ -212,13 +212,13 @@ impl Verifier {
         good.then(|| Arc::clone(&found.verified))
     }
 
-    /// Who a token proves.
+    /// Who a token proves. `source` is where it came from (a host): failures are limited for each.
     ///
     /// Dropping the future abandons the verification.
     ///
     /// # Errors
     /// [`IdentityError`]; some are ours and not the caller's.
-    pub async fn token(&self, token: &str, now: Now) -> Result<Arc<Verified>, IdentityError> {
+    pub async fn token(&self, token: &str, source: &str, now: Now) -> Result<Arc<Verified>, IdentityError> {
         let unverified = token::Unverified::read(token)?;
         let place = self
             .issuers
@@ -229,12 +229,12 @@ impl Verifier {
         // Everything that needs no signature first: a refusal is cheaper than a verification.
         let claims = issuer.check(&unverified, now)?;
         let (keys, generation) = issuer.keys().current(now)?;
-        if !self.failures.allows(now) {
+        if !self.failures.allows(source, now) {
             return Err(IdentityError::TooManyFailures);
         }
         issuer.verify(&unverified, &keys).inspect_err(|error| match error {
             IdentityError::UnknownKey => issuer.keys().want_refresh(),
-            _ => self.failures.count(now),
+            _ => self.failures.count(source, now),
         })?;
         issuer.take_once(&claims, now)?;
         let verified = Arc::new(claims.verified);
@@ -325,34 +325,43 @@ async fn first_of<F: Future<Output = ()> + Unpin>(mut all: Vec<F>) {
     .await;
 }
 
-/// Bounds the work that forged tokens can cause: so many failed signatures a second, and no more.
+/// Bounds the work that forged tokens can cause: so many failed signatures a second from one source, and no more.
+///
+/// Sources share a fixed number of counters, so a flood from one is nobody else's but for a chance collision.
 #[derive(Debug)]
 struct FailureLimit {
-    per_second_max: u64,
-    /// The second, and how many failed in it.
-    second: AtomicU64,
-    failed: AtomicU64,
+    per_second_max: u32,
+    hasher: ahash::RandomState,
+    /// For each: the second in its upper half, and how many failed in it in its lower.
+    counters: Box<[AtomicU64]>,
 }
 
+/// How many counters there are.
+const FAILURE_COUNTERS: usize = 1024;
+
 impl FailureLimit {
-    fn new(per_second_max: u64) -> Self {
-        Self { per_second_max, second: AtomicU64::new(0), failed: AtomicU64::new(0) }
+    fn new(per_second_max: u32) -> Self {
+        let counters = (0..FAILURE_COUNTERS).map(|_| AtomicU64::new(0)).collect();
+        Self { per_second_max, hasher: ahash::RandomState::new(), counters }
     }
 
-    fn turn(&self, now: Now) {
-        let second = now.uptime.as_micros().unsigned_abs() / 1_000_000;
-        if self.second.swap(second, Ordering::Relaxed) != second {
-            self.failed.store(0, Ordering::Relaxed);
-        }
+    /// The source's counter, and what it holds of this second.
+    fn look(&self, source: &str, now: Now) -> (&AtomicU64, u64, u32) {
+        let place = usize::try_from(self.hasher.hash_one(source)).unwrap_or(0) % self.counters.len();
+        let second = now.uptime.as_micros().unsigned_abs() / 1_000_000 & u64::from(u32::MAX);
+        let held = self.counters[place].load(Ordering::Relaxed);
+        let failed =
+            if held >> 32 == second { u32::try_from(held & u64::from(u32::MAX)).unwrap_or(u32::MAX) } else { 0 };
+        (&self.counters[place], second, failed)
     }
 
-    fn allows(&self, now: Now) -> bool {
-        self.turn(now);
-        self.failed.load(Ordering::Relaxed) < self.per_second_max
+    fn allows(&self, source: &str, now: Now) -> bool {
+        self.look(source, now).2 < self.per_second_max
     }
 
-    fn count(&self, now: Now) {
-        self.turn(now);
-        self.failed.fetch_add(1, Ordering::Relaxed);
+    /// Counts one. Two at a moment may count as one: the limit bounds work and need not be exact.
+    fn count(&self, source: &str, now: Now) {
+        let (counter, second, failed) = self.look(source, now);
+        counter.store(second << 32 | u64::from(failed.saturating_add(1)), Ordering::Relaxed);
     }
 }

@@ -17,8 +17,8 @@ pub struct Settings {
     pub issuers: Vec<IssuerSettings>,
     /// How many verified tokens are remembered.
     pub token_cache_entries: usize,
-    /// How many failed signatures a second are looked at; past it tokens not known yet get 503.
-    pub failures_per_second_max: u64,
+    /// How many failed signatures a second are looked at from one source; past it its unknown tokens get 503.
+    pub failures_per_second_max: u32,
 }
 
 /// A SPIFFE trust domain.

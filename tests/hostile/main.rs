@@ -6,8 +6,10 @@
 mod common;
 
 mod answers;
+mod catalogue;
 mod certificates;
 mod conditions;
 mod frames;
+mod loads;
 mod raw;
 mod tokens;

@@ -51,11 +51,16 @@ pub async fn identify(
                 return Ok(verified);
             }
             let token = std::str::from_utf8(token).map_err(|_| refuse("no_bearer"))?;
-            Ok(verifier.token(token, now).await?)
+            Ok(verifier.token(token, host_of(&connection.peer), now).await?)
         }
         (None, _) if connection.certificates.is_empty() => Err(refuse("no_proof")),
         (None, _) => Ok(verifier.certificate(&connection.certificates, now)?),
     }
+}
+
+/// The peer without its port.
+fn host_of(peer: &str) -> &str {
+    peer.rsplit_once(':').map_or(peer, |(host, _)| host)
 }
 
 /// The token of an `Authorization: Bearer` field (RFC 6750 section 2.1).
