@@ -348,7 +348,7 @@ impl FailureLimit {
     /// The source's counter, and what it holds of this second.
     fn look(&self, source: &str, now: Now) -> (&AtomicU64, u64, u32) {
         let place = usize::try_from(self.hasher.hash_one(source)).unwrap_or(0) % self.counters.len();
-        let second = now.uptime.as_micros().unsigned_abs() / 1_000_000 & u64::from(u32::MAX);
+        let second = (now.uptime.as_micros().unsigned_abs() / 1_000_000) & u64::from(u32::MAX);
         let held = self.counters[place].load(Ordering::Relaxed);
         let failed =
             if held >> 32 == second { u32::try_from(held & u64::from(u32::MAX)).unwrap_or(u32::MAX) } else { 0 };
@@ -362,6 +362,6 @@ impl FailureLimit {
     /// Counts one. Two at a moment may count as one: the limit bounds work and need not be exact.
     fn count(&self, source: &str, now: Now) {
         let (counter, second, failed) = self.look(source, now);
-        counter.store(second << 32 | u64::from(failed.saturating_add(1)), Ordering::Relaxed);
+        counter.store((second << 32) | u64::from(failed.saturating_add(1)), Ordering::Relaxed);
     }
 }
