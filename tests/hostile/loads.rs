@@ -145,7 +145,8 @@ fn a_flood_of_forged_tokens_takes_nothing_from_who_is_known() {
                 let mut client = world.connect();
                 while !stop.load(Ordering::Relaxed) {
                     client.send(&world.request_with("GET", "/allowed/a", &forger.token("ci-bot"), "", ""));
-                    assert_eq!(client.answer().unwrap().status, 401);
+                    // Past the limit of its source nothing is looked at any more.
+                    assert!(matches!(client.answer().unwrap().status, 401 | 503));
                 }
             });
         }

@@ -36,6 +36,13 @@ impl Methods {
         }
     }
 
+    fn meets(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) | (_, Self::Any) => true,
+            (Self::Of(ours), Self::Of(_)) => ours.iter().any(|method| other.has(method)),
+        }
+    }
+
     fn is_within(&self, other: &Self) -> bool {
         match (self, other) {
             (_, Self::Any) => true,
@@ -126,6 +133,12 @@ pub(super) fn compile(document: &ActionMapDocument) -> Result<(Vec<Arc<ActionSpe
         if let Some(earlier) = rules[..place].iter().find(|earlier| earlier.hides(rule)) {
             let message = format!(
                 "it never matches, because rules[{}] (`{}`) matches all it would; put the narrower one first, or drop one",
+                earlier.written, earlier.action.name
+            );
+            errors.push(RuleError { rule: Some(rule.written), message });
+        } else if let Some(earlier) = rules[..place].iter().find(|earlier| earlier.crosses(rule, &rules[..place])) {
+            let message = format!(
+                "it and rules[{}] (`{}`) match some of the same calls, and neither is the narrower one; put a rule for what both match before them",
                 earlier.written, earlier.action.name
             );
             errors.push(RuleError { rule: Some(rule.written), message });
@@ -297,15 +310,38 @@ fn body_field(name: &str, field: &BodyFieldDocument) -> Result<BodyField, String
 }
 
 impl Rule {
+    /// Whether some calls match this rule and a later one of another action, neither is the narrower, and no rule before
+    /// the later one settles what both match.
+    fn crosses(&self, later: &Self, before: &[Self]) -> bool {
+        let plain = |rule: &Self| rule.conditions.is_empty() && !rule.decides_by_body();
+        let comparable = self.action.name != later.action.name
+            && self.action.upgrade == later.action.upgrade
+            && self.grpc == later.grpc
+            && self.methods.meets(&later.methods)
+            && plain(self)
+            && plain(later);
+        if !comparable || self.path.is_within(&later.path) || later.path.is_within(&self.path) {
+            return false;
+        }
+        let Some(both) = self.path.meet(&later.path) else { return false };
+        let settles = |rule: &&Self| {
+            rule.written != self.written && plain(rule) && both.is_within(&rule.path) && rule.path.is_within(&self.path)
+        };
+        !before.iter().any(|rule| settles(&rule))
+    }
+
+    /// Whether it is meant only for some bodies.
+    fn decides_by_body(&self) -> bool {
+        self.body.iter().flat_map(|body| &body.fields).any(|f| f.equals.is_some() || f.present.is_some())
+    }
+
     /// Whether a later rule can never match because this one matches all that it would.
     fn hides(&self, later: &Self) -> bool {
         let same_upgrade = self.action.upgrade == later.action.upgrade;
         let unconditional = self.conditions.is_empty() || self.conditions == later.conditions;
-        let decides_by_body =
-            self.body.iter().flat_map(|body| &body.fields).any(|f| f.equals.is_some() || f.present.is_some());
         same_upgrade
             && unconditional
-            && !decides_by_body
+            && !self.decides_by_body()
             && (!self.grpc || later.grpc)
             && later.methods.is_within(&self.methods)
             && later.path.is_within(&self.path)

@@ -68,6 +68,19 @@ fn keep(name: &str) -> &'static str {
     Box::leak(name.to_owned().into_boxed_str())
 }
 
+impl Piece {
+    /// What both match, of pieces that stand for one segment.
+    fn meet(&self, other: &Self) -> Option<Self> {
+        match (self, other) {
+            (Self::Literal(ours), Self::Literal(theirs)) => (ours == theirs).then(|| self.clone()),
+            (Self::Literal(text), Self::One { kind, .. }) => kind.holds(text).then(|| self.clone()),
+            (Self::One { kind, .. }, Self::Literal(text)) => kind.holds(text).then(|| other.clone()),
+            (Self::One { kind: Kind::Any, .. }, _) => Some(other.clone()),
+            _ => Some(self.clone()),
+        }
+    }
+}
+
 /// A path template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PathTemplate {
@@ -75,6 +88,28 @@ pub(super) struct PathTemplate {
 }
 
 impl PathTemplate {
+    /// What both match; none where no path is matched by both.
+    pub(super) fn meet(&self, other: &Self) -> Option<Self> {
+        let fixed = |template: &Self| match template.pieces.split_last() {
+            Some((Piece::Tail { .. }, fixed)) => (fixed.len(), true),
+            _ => (template.pieces.len(), false),
+        };
+        let ((ours, tail), (theirs, other_tail)) = (fixed(self), fixed(other));
+        let (longer, shorter, shared) = if ours >= theirs { (self, other, theirs) } else { (other, self, ours) };
+        let (long, long_tail, short_tail) =
+            if ours >= theirs { (ours, tail, other_tail) } else { (theirs, other_tail, tail) };
+        // A tail stands for one segment or more.
+        if (!short_tail && (long != shared || long_tail)) || (short_tail && long == shared && !long_tail) {
+            return None;
+        }
+        let mut pieces = Vec::new();
+        for (ours, theirs) in longer.pieces[..shared].iter().zip(&shorter.pieces[..shared]) {
+            pieces.push(ours.meet(theirs)?);
+        }
+        pieces.extend_from_slice(&longer.pieces[shared..]);
+        Some(Self { pieces })
+    }
+
     /// Reads `/api/queues/{vhost}/{queue}`.
     pub(super) fn read(text: &str) -> Result<Self, String> {
         let rest = text.strip_prefix('/').ok_or_else(|| format!("path `{text}` must begin with `/`"))?;
@@ -175,6 +210,9 @@ fn piece(segment: &str) -> Result<Piece, String> {
         let good = !segment.is_empty()
             && segment.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'{' | b'}' | b'*' | b'?' | b'#' | b'\\'));
         return if good {
+            if segment == "." || segment == ".." {
+                return Err(format!("`{segment}` is in no path that is decided: such requests are refused"));
+            }
             Ok(Piece::Literal(segment.to_owned()))
         } else {
             Err(format!("segment `{segment}` is not valid"))
