@@ -323,6 +323,15 @@ impl Rule {
         if !comparable || self.path.is_within(&later.path) || later.path.is_within(&self.path) {
             return false;
         }
+        // The one that names a segment where the other takes any, reading from the left, is the narrower: a carve-out
+        // stands before what it is carved out of.
+        let names_first = self.path.pieces.iter().zip(&later.path.pieces).find_map(|(ours, theirs)| {
+            let literal = |piece: &Piece| matches!(piece, Piece::Literal(_));
+            (literal(ours) != literal(theirs)).then(|| literal(ours))
+        });
+        if names_first == Some(true) {
+            return false;
+        }
         let Some(both) = self.path.meet(&later.path) else { return false };
         let settles = |rule: &&Self| {
             rule.written != self.written && plain(rule) && both.is_within(&rule.path) && rule.path.is_within(&self.path)

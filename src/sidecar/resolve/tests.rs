@@ -129,6 +129,8 @@ fn rules_that_could_not_both_be_meant_are_refused_with_their_numbers() {
     for rules in [
         [rule("c", "GET", "/a/b", ""), rule("a", "GET", "/{x}/b", ""), rule("b", "GET", "/a/{y}", "")].concat(),
         [rule("a", "GET", "/{x:int}/b", ""), rule("b", "GET", "/a/{y}", "")].concat(),
+        [rule("a", "GET", "/a/secret/{x...}", ""), rule("b", "GET", "/a/{y}/{z}", "")].concat(),
+        [rule("b", "GET", "/a/{y}", ""), rule("a", "GET", "/{x}/b", "")].concat(),
         [rule("a", "GET", "/{x}/b", ""), rule("b", "POST", "/a/{y}", "")].concat(),
         [rule("a", "GET", "/a/{x...}", ""), rule("b", "GET", "/{x}", "")].concat(),
     ] {
