@@ -10,6 +10,7 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tracing::Instrument;
 
 use crate::domain::resource::Resource;
 use crate::identity::Verified;
@@ -117,7 +118,8 @@ pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<Dow
     let grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc);
     let plane = shared.plane.load_full();
     let mut told = Told::default();
-    match carry(caller, &plane, request, &mut record, &mut told).await {
+    let span = tracing::debug_span!("call", id = %record.id());
+    match carry(caller, &plane, request, &mut record, &mut told).instrument(span).await {
         Ok(carried) => match finish(caller, carried, record).await {
             Ok(response) => response,
             Err((refusal, record)) => answer_refusal(caller, *refusal, record, &told, grpc),
