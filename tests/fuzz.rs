@@ -64,3 +64,8 @@ fn config() {
 fn grants() {
     run("grants", bodies::grants);
 }
+
+#[test]
+fn token() {
+    run("token", bodies::token);
+}

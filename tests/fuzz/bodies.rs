@@ -47,3 +47,109 @@ pub fn grants(bytes: &[u8]) {
         }
     }
 }
+
+/// A verifier of one issuer whose key is known here, so that what is signed is what the input chose.
+struct Issuing {
+    verifier: leasehold::identity::Verifier,
+    clock: std::sync::Arc<dyn leasehold::domain::time::Clock>,
+    key: aws_lc_rs::signature::Ed25519KeyPair,
+    runtime: tokio::runtime::Runtime,
+    _folder: tempfile::TempDir,
+}
+
+const ISSUER: &str = "https://idp.test";
+const AUDIENCE: &str = "leasehold://fuzz";
+
+impl Issuing {
+    fn new() -> Self {
+        use aws_lc_rs::signature::KeyPair;
+        use leasehold::identity::{IssuerSettings, KeySource, Preset, Settings, TokenAlgorithm, Verifier};
+        let key = aws_lc_rs::signature::Ed25519KeyPair::from_seed_unchecked(&[7; 32]).expect("a seed of 32 bytes");
+        let folder = tempfile::tempdir().expect("a folder");
+        let keys = folder.path().join("keys.json");
+        let x = encode(key.public_key().as_ref());
+        let set = serde_json::json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": "k", "x": x}]});
+        std::fs::write(&keys, set.to_string()).expect("a written file");
+        let issuer = IssuerSettings {
+            name: "idp".into(),
+            issuer: ISSUER.into(),
+            audience: vec![AUDIENCE.into()],
+            algorithm: TokenAlgorithm::EdDsa,
+            keys: KeySource::File(keys),
+            preset: Preset::None,
+            typ: None,
+            leeway: std::time::Duration::ZERO,
+            lifetime_max: std::time::Duration::from_secs(4_000_000_000),
+            attributes: std::collections::BTreeMap::from([("branch".into(), "/ref".into())]),
+            task: Some(leasehold::identity::TaskTemplate::parse("ci:{/repository}:{/run_id}").expect("a template")),
+            required_claims: std::collections::BTreeMap::new(),
+            single_use: false,
+        };
+        let settings = Settings {
+            issuers: vec![issuer],
+            token_cache_entries: 16,
+            failures_per_second_max: u32::MAX,
+            ..Settings::default()
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let clock: std::sync::Arc<dyn leasehold::domain::time::Clock> =
+            std::sync::Arc::new(leasehold::app::clock::SystemClock::new());
+        let verifier = runtime.block_on(Verifier::new(settings, std::sync::Arc::clone(&clock))).expect("a verifier");
+        Self { verifier, clock, key, runtime, _folder: folder }
+    }
+
+    fn sign(&self, header: &[u8], claims: &[u8]) -> String {
+        let text = format!("{}.{}", encode(header), encode(claims));
+        let signature = self.key.sign(text.as_bytes());
+        format!("{text}.{}", encode(signature.as_ref()))
+    }
+
+    fn verify(&self, token: &str) -> Option<std::sync::Arc<leasehold::identity::Verified>> {
+        let now = self.clock.now();
+        self.runtime.block_on(self.verifier.token(token, "fuzz", now)).ok()
+    }
+}
+
+fn encode(bytes: &[u8]) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// Nothing that was not signed is verified, and what was signed is only verified where its claims say so.
+pub fn token(bytes: &[u8]) {
+    thread_local!(static ISSUING: Issuing = Issuing::new());
+    ISSUING.with(|issuing| {
+        if let Ok(text) = std::str::from_utf8(bytes) {
+            assert!(issuing.verify(text).is_none(), "`{text}` was never signed");
+        }
+        // The input is the claims, and their head is good.
+        believed(issuing, issuing.sign(br#"{"alg":"EdDSA","kid":"k"}"#, bytes), bytes);
+        // The input is the head, and the claims are good.
+        let good = format!(r#"{{"iss":"{ISSUER}","aud":"{AUDIENCE}","sub":"bot","exp":4102444800}}"#);
+        believed(issuing, issuing.sign(bytes, good.as_bytes()), good.as_bytes());
+        // A good token with one byte of it turned is none.
+        let now = issuing.clock.now().wall.as_micros() / 1_000_000;
+        let good = format!(r#"{{"iss":"{ISSUER}","aud":"{AUDIENCE}","sub":"bot","iat":{now},"exp":{}}}"#, now + 60);
+        let mut token = issuing.sign(br#"{"alg":"EdDSA","kid":"k"}"#, good.as_bytes()).into_bytes();
+        if let [place, more, turn, ..] = *bytes {
+            let place = usize::from(u16::from_be_bytes([place, more])) % token.len();
+            token[place] ^= turn & 0x7f;
+            if turn & 0x7f != 0 {
+                let text = String::from_utf8(token).expect("seven bits");
+                assert!(issuing.verify(&text).is_none(), "`{text}` was changed");
+            }
+        }
+    });
+}
+
+fn believed(issuing: &Issuing, token: String, claims: &[u8]) {
+    let Some(verified) = issuing.verify(&token) else { return };
+    let claims: serde_json::Value = serde_json::from_slice(claims).expect("what was verified is JSON");
+    assert_eq!(claims["iss"], ISSUER);
+    let aud = &claims["aud"];
+    assert!(aud == AUDIENCE || aud.as_array().is_some_and(|all| all.iter().any(|one| one == AUDIENCE)));
+    let subject = claims["sub"].as_str().expect("a subject");
+    assert_eq!(verified.principal().as_str(), format!("{ISSUER}#{subject}"));
+    let now = issuing.clock.now().wall.as_micros() / 1_000_000;
+    assert!(claims["exp"].as_f64().expect("an end") >= now as f64, "it is over");
+}
