@@ -16,7 +16,7 @@ use leasehold::domain::id::{ActionName, BackendName, GrantId, Revision};
 use leasehold::domain::principal::Principal;
 use leasehold::domain::resource::{Resource, ResourcePattern};
 use leasehold::domain::time::{Clock, Timestamp, Window};
-use leasehold::sidecar::decide::table::{Snapshot, StatedGrant};
+use leasehold::sidecar::decide::stated::{Snapshot, StatedGrant};
 use leasehold::sidecar::decide::{BackendRules, Decider, Mode, Question};
 use leasehold::sidecar::resolve::ActionSpec;
 
@@ -27,20 +27,32 @@ fn principal(n: usize) -> Principal {
     Principal::token("https://idp.example", &format!("ci-bot-{n:07}")).unwrap()
 }
 
-fn grant(n: usize, principals: usize, end: Timestamp) -> StatedGrant {
-    let holder = n % principals;
-    let resource = ResourcePattern::new(&format!("vhosts/prod/queues/q{}", n / principals)).unwrap();
-    StatedGrant {
-        grant: Grant {
+/// Grants as a source makes them: what many say alike is shared.
+struct Source {
+    backend: BackendName,
+    scope: Arc<Scope>,
+    end: Timestamp,
+}
+
+impl Source {
+    fn new(end: Timestamp) -> Self {
+        let resource = ResourcePattern::new("vhosts/prod/queues/q0").unwrap();
+        let scope = Scope::new(vec![ActionPattern::new("queue.delete").unwrap()], vec![resource]);
+        Self { backend: BackendName::new("rabbitmq").unwrap(), scope: Arc::new(scope), end }
+    }
+
+    /// Each principal holds one grant, as a CI job or an agent does.
+    fn grant(&self, n: usize) -> StatedGrant {
+        let grant = Grant {
             id: GrantId::new(&format!("grt_{n:020}")).unwrap(),
-            principal: principal(holder),
-            backend: BackendName::new("rabbitmq").unwrap(),
-            scope: Scope::new(vec![ActionPattern::new("queue.delete").unwrap()], vec![resource]),
-            window: Window { not_before: Timestamp::from_seconds(0), expires_at: end },
+            principal: principal(n),
+            backend: self.backend.clone(),
+            scope: Arc::clone(&self.scope),
+            window: Window { not_before: Timestamp::from_seconds(0), expires_at: self.end },
             uses_max: None,
             task: None,
-        },
-        state: GrantState::Active,
+        };
+        StatedGrant { grant, state: GrantState::Active }
     }
 }
 
@@ -64,8 +76,8 @@ fn measure(grants: usize, with_writer: bool) -> Row {
     let end = clock.now().wall.plus(Duration::from_secs(3_600));
     let before = resident_bytes();
     let began = Instant::now();
-    // Each principal holds one grant, as a CI job or an agent does.
-    let stated = (0..grants).map(|n| grant(n, grants, end)).collect();
+    let source = Source::new(end);
+    let stated = (0..grants).map(|n| source.grant(n)).collect();
     decider.apply(Snapshot { revision: Revision(1), grants: stated, locks: Vec::new() }).unwrap();
     let load = began.elapsed();
     let bytes = resident_bytes().saturating_sub(before);
@@ -78,7 +90,7 @@ fn measure(grants: usize, with_writer: bool) -> Row {
             let mut n = grants;
             while !stop.load(Ordering::Relaxed) {
                 for _ in 0..WRITES_PER_SECOND / 100 {
-                    decider.table().upsert(grant(n, n + 1, end), clock.now()).unwrap();
+                    decider.table().upsert(source.grant(n), clock.now()).unwrap();
                     decider.table().end(&GrantId::new(&format!("grt_{n:020}")).unwrap(), GrantState::Revoked);
                     n += 1;
                 }

@@ -1,6 +1,7 @@
 //! A live permission.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::action::Scope;
 use super::id::{BackendName, GrantId, TaskRef};
@@ -17,7 +18,8 @@ pub struct Grant {
     /// On which backend.
     pub backend: BackendName,
     /// Which actions on which resources.
-    pub scope: Scope,
+    /// Shared by all grants of one entitlement.
+    pub scope: Arc<Scope>,
     /// From when until when.
     pub window: Window,
     /// How many calls it is good for; without it there is no count.

@@ -24,8 +24,8 @@ impl Principal {
         if text.starts_with("spiffe://") {
             return Self::spiffe(text);
         }
-        match text.split_once('#') {
-            Some((issuer, subject)) => Self::token(issuer, subject),
+        match text.find('#') {
+            Some(hash) => Self::joined(text, hash),
             None => Err(NameError::new(KIND, text, "write `spiffe://…` or `issuer#subject`")),
         }
     }
@@ -64,8 +64,13 @@ impl Principal {
     /// # Errors
     /// [`NameError`] when either part is empty, the issuer has a `#`, it is too long, or there is a control character.
     pub fn token(issuer: &str, subject: &str) -> Result<Self, NameError> {
-        let text = format!("{issuer}#{subject}");
-        let refuse = |reason| Err(NameError::new(KIND, &text, reason));
+        Self::joined(&format!("{issuer}#{subject}"), issuer.len())
+    }
+
+    /// The principal of a token from its text, in which the issuer ends at `hash`.
+    fn joined(text: &str, hash: usize) -> Result<Self, NameError> {
+        let (issuer, subject) = (&text[..hash], &text[hash + 1..]);
+        let refuse = |reason| Err(NameError::new(KIND, text, reason));
         if issuer.is_empty() || subject.is_empty() {
             return refuse("its issuer or its subject is empty");
         }
@@ -75,7 +80,8 @@ impl Principal {
         if text.len() > REFERENCE_BYTES_MAX {
             return refuse("it is longer than 2048 bytes");
         }
-        if text.chars().any(|c| c.is_control() || is_invisible(c)) {
+        let strange = |c: char| c.is_control() || is_invisible(c);
+        if text.bytes().any(|b| !(b' '..=b'~').contains(&b)) && text.chars().any(strange) {
             return refuse("it has a control or an invisible formatting character");
         }
         Ok(Self(Arc::from(text)))

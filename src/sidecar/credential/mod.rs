@@ -24,9 +24,10 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::OnceCell;
 
 use crate::domain::grant::GrantState;
-use crate::domain::id::CredentialName;
+use crate::domain::id::{CredentialName, GrantId};
+use crate::domain::principal::Principal;
 use crate::domain::time::{Anchored, Clock, Now, Position};
-use crate::sidecar::decide::table::Entry;
+use crate::sidecar::decide::entry::Entry;
 use crate::sidecar::decide::{CredentialSlot, Permit};
 
 pub use mint::{MintAlgorithm, MintSettings};
@@ -227,7 +228,25 @@ enum Source {
     /// One lease for all: a file or the environment.
     Shared { file: Option<file::SecretFile>, current: ArcSwapOption<Lease> },
     /// One lease a grant.
-    Mint { mint: mint::Mint, leases: DashMap<u64, Minted> },
+    Mint { mint: mint::Mint, leases: DashMap<LeaseKey, Minted> },
+}
+
+/// What a minted lease belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum LeaseKey {
+    /// It ends with this grant.
+    Grant(GrantId),
+    /// It rests on a baseline, or on nothing in observe mode.
+    Principal(Principal),
+}
+
+impl LeaseKey {
+    fn of(permit: &Permit) -> Self {
+        match permit.grant() {
+            Some(entry) => Self::Grant(entry.id().clone()),
+            None => Self::Principal(permit.principal().clone()),
+        }
+    }
 }
 
 /// A minted lease, or the place where it is being minted, with the grant it ends with.
@@ -279,8 +298,7 @@ impl Credentials {
             Source::Shared { current, .. } => Ok(current.load_full()),
             Source::Mint { mint, leases } => {
                 let now = self.clock.now();
-                let key = permit.grant().map_or_else(|| baseline_key(permit), |entry| entry.serial());
-                let cell = cell_of(leases, key, permit, now);
+                let cell = cell_of(leases, permit, now);
                 let issue = async {
                     let issued = mint.issue(&provider.settings.name, permit, now)?;
                     Ok(Arc::new(Lease::new(&provider.settings.name, &provider.settings.injections, issued)?))
@@ -365,15 +383,9 @@ impl Provider {
     }
 }
 
-/// A key for what rests on no grant: the principal's, apart from every grant's serial.
-fn baseline_key(permit: &Permit) -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    static STATE: std::sync::LazyLock<RandomState> = std::sync::LazyLock::new(RandomState::new);
-    STATE.hash_one(permit.principal().as_str()) | (1 << 63)
-}
-
-/// The place of the lease under `key`; a new one if there is none or what is there is over.
-fn cell_of(leases: &DashMap<u64, Minted>, key: u64, permit: &Permit, now: Now) -> Arc<OnceCell<Arc<Lease>>> {
+/// The place of the permit's lease; a new one if there is none or what is there is over.
+fn cell_of(leases: &DashMap<LeaseKey, Minted>, permit: &Permit, now: Now) -> Arc<OnceCell<Arc<Lease>>> {
+    let key = LeaseKey::of(permit);
     if let Some(minted) = leases.get(&key)
         && minted.cell.get().is_none_or(|lease| lease.is_good(now))
     {
@@ -393,7 +405,7 @@ fn cell_of(leases: &DashMap<u64, Minted>, key: u64, permit: &Permit, now: Now) -
     Arc::clone(&minted.cell)
 }
 
-fn forget_ended(leases: &DashMap<u64, Minted>, now: Now) {
+fn forget_ended(leases: &DashMap<LeaseKey, Minted>, now: Now) {
     leases.retain(|_, minted| {
         let lives = minted.grant.as_ref().is_none_or(|entry| entry.state(now) == GrantState::Active);
         lives && minted.cell.get().is_none_or(|lease| lease.is_good(now))

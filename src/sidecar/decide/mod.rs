@@ -6,10 +6,13 @@
 //! Deliberately absent: anything that waits, anything that reads a clock of its own, and any path from an error to a
 //! permit.
 
+pub mod entry;
 pub mod freshness;
+mod index;
 pub mod live;
 mod permit;
 mod search;
+pub mod stated;
 pub mod table;
 
 #[cfg(test)]
@@ -36,8 +39,10 @@ use freshness::Freshness;
 use live::{LiveCalls, WorkerCalls};
 use search::Search;
 
+use entry::Entry;
 pub use permit::{Permit, Subject};
-use table::{Entry, Refused, Snapshot, Table};
+use stated::{Refused, Snapshot};
+use table::Table;
 
 /// Whether a backend's denials are carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+use super::entry::Entry;
 use super::live::{LiveCall, Registered, Watcher};
-use super::table::Entry;
 use super::{BackendRules, Basis, CredentialSlot, Decider};
 use crate::domain::id::TaskRef;
 use crate::domain::principal::Principal;

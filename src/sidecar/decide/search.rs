@@ -1,12 +1,14 @@
 //! Which of a principal's grants a call is put on, and what is said where none covers it.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use super::Denial;
-use super::table::Entry;
+use super::entry::Entry;
 use crate::domain::id::GrantId;
+use crate::domain::time::Timestamp;
 use crate::sidecar::reason::Reason;
 
 /// What a look at a principal's grants found.
@@ -20,9 +22,11 @@ pub(super) struct Search {
 }
 
 impl Search {
-    /// Prefers a grant that is not counted, then the one that lasts longest, then the one known longest.
+    /// Prefers a grant that is not counted, then the one that lasts longest, then the lower id: the same everywhere.
     pub(super) fn consider(&mut self, entry: &Arc<Entry>) {
-        let rank = |e: &Entry| (!e.is_counted(), e.window().window().expires_at, std::cmp::Reverse(e.serial()));
+        fn rank(entry: &Entry) -> (bool, Timestamp, Reverse<&GrantId>) {
+            (!entry.is_counted(), entry.window().window().expires_at, Reverse(entry.id()))
+        }
         if self.best.as_ref().is_none_or(|best| rank(entry) > rank(best)) {
             self.best = Some(Arc::clone(entry));
         }

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 
 use super::live::Watcher;
-use super::table::StatedGrant;
+use super::stated::StatedGrant;
 use super::*;
 use crate::domain::action::{ActionClass, ActionPattern};
 use crate::domain::grant::Grant;
@@ -57,7 +57,7 @@ fn grant(id: &str, action: &str, resource: &str, from: i64, to: i64) -> StatedGr
             id: GrantId::new(id).unwrap(),
             principal: principal("bot"),
             backend: BackendName::new("rabbitmq").unwrap(),
-            scope: scope(action, resource),
+            scope: scope(action, resource).into(),
             window: Window { not_before: Timestamp::from_seconds(from), expires_at: Timestamp::from_seconds(to) },
             uses_max: None,
             task: None,
@@ -292,6 +292,39 @@ fn a_grant_is_never_widened_and_never_prolonged() {
     bench.state(vec![grant("g1", "queue.delete", ORDERS, 0, 5_000)]);
     bench.clock.pass(10);
     assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::Expired);
+}
+
+#[test]
+fn a_sweep_forgets_what_is_over_and_nothing_else() {
+    let mut bench = Bench::new();
+    let of = |n: usize, to| {
+        let mut stated = grant(&format!("g{n}"), "*", "**", 0, to);
+        stated.grant.principal = principal(&format!("bot-{}", n / 2));
+        stated
+    };
+    // Two grants a principal; nine of ten are over soon, so the indexes also shrink.
+    bench.state((0..10_000).map(|n| of(n, if n % 10 == 0 { 2_000 } else { 1_005 })).collect());
+    bench.clock.pass(6);
+    bench.decider.table().sweep(bench.clock.now());
+    bench.decider.freshness().prove(bench.clock.now().uptime);
+    for n in 0..10_000 {
+        let lives = n % 10 == 0;
+        assert_eq!(bench.decider.table().find(&GrantId::new(&format!("g{n}")).unwrap()).is_some(), lives, "{n}");
+        if n % 2 == 0 {
+            assert_eq!(bench.ask_as(&principal(&format!("bot-{}", n / 2)), "queue.read", ORDERS).is_ok(), lives, "{n}");
+        }
+    }
+    assert_eq!(bench.decider.table().entries().len(), 1_000);
+}
+
+#[test]
+fn equal_grants_are_put_in_one_order_everywhere() {
+    for ids in [["g1", "g2"], ["g2", "g1"]] {
+        let mut bench = Bench::new();
+        bench.state(ids.iter().map(|id| grant(id, "*", "**", 0, 2_000)).collect());
+        let permit = bench.ask("queue.delete", ORDERS).unwrap();
+        assert_eq!(permit.grant().unwrap().id().as_str(), "g1");
+    }
 }
 
 #[test]

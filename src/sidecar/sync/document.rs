@@ -1,6 +1,8 @@
 //! The shape of a grants file, and its way into the domain.
 
-use std::io::BufRead;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -11,7 +13,7 @@ use crate::domain::lock::Lock;
 use crate::domain::principal::Principal;
 use crate::domain::resource::ResourcePattern;
 use crate::domain::time::{Timestamp, Window};
-use crate::sidecar::decide::table::{Snapshot, StatedGrant};
+use crate::sidecar::decide::stated::{Snapshot, StatedGrant};
 
 /// Why a grants file is refused as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,36 +48,48 @@ impl Format {
     }
 }
 
+/// A text as it stands in the file, copied only where it has an escape.
+#[derive(Debug, PartialEq, Eq, Hash, Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawDocument {
+struct RawDocument<'a> {
     revision: Option<u64>,
-    #[serde(default)]
-    grants: Option<Vec<RawGrant>>,
+    #[serde(default, borrow)]
+    grants: Option<Vec<RawGrant<'a>>>,
     #[serde(default)]
     locks: Option<Vec<RawLock>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-enum RawLine {
+enum RawLine<'a> {
     Revision(u64),
-    Grant(RawGrant),
+    Grant(#[serde(borrow)] RawGrant<'a>),
     Lock(RawLock),
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawGrant {
-    id: String,
-    principal: String,
-    backend: String,
-    actions: Vec<String>,
-    resources: Vec<String>,
-    not_before: Option<String>,
-    expires_at: String,
+struct RawGrant<'a> {
+    #[serde(borrow)]
+    id: Text<'a>,
+    #[serde(borrow)]
+    principal: Text<'a>,
+    #[serde(borrow)]
+    backend: Text<'a>,
+    #[serde(borrow)]
+    actions: Vec<Text<'a>>,
+    #[serde(borrow)]
+    resources: Vec<Text<'a>>,
+    #[serde(borrow)]
+    not_before: Option<Text<'a>>,
+    #[serde(borrow)]
+    expires_at: Text<'a>,
     uses_max: Option<u32>,
-    task: Option<String>,
+    #[serde(borrow)]
+    task: Option<Text<'a>>,
     #[serde(default)]
     state: RawState,
 }
@@ -117,15 +131,17 @@ pub fn read(format: Format, content: &[u8]) -> Result<Snapshot, DocumentError> {
 
 fn read_yaml(content: &[u8]) -> Result<Snapshot, DocumentError> {
     let text = std::str::from_utf8(content).map_err(|_| DocumentError::new("the file", "it is not UTF-8"))?;
-    let document: Option<RawDocument> =
+    let document: Option<RawDocument<'_>> =
         serde_saphyr::from_str(text).map_err(|error| DocumentError::new("the file", error))?;
     let Some(document) = document else {
         return Err(DocumentError::new("the file", "it is empty; write `grants: []` where nothing is granted"));
     };
     let mut snapshot = Snapshot { revision: Revision(document.revision.unwrap_or(0)), ..Snapshot::default() };
+    let mut shared = Shared::default();
     for (place, raw) in document.grants.unwrap_or_default().into_iter().enumerate() {
-        let id = raw.id.clone();
-        snapshot.grants.push(grant(raw).map_err(|e| DocumentError::new(format!("grants[{place}] `{id}`"), e))?);
+        let id = raw.id.0.clone();
+        let grant = shared.grant(raw).map_err(|e| DocumentError::new(format!("grants[{place}] `{id}`"), e))?;
+        snapshot.grants.push(grant);
     }
     for (place, raw) in document.locks.unwrap_or_default().into_iter().enumerate() {
         let id = raw.id.clone();
@@ -136,15 +152,16 @@ fn read_yaml(content: &[u8]) -> Result<Snapshot, DocumentError> {
 
 fn read_lines(content: &[u8]) -> Result<Snapshot, DocumentError> {
     let mut snapshot = Snapshot::default();
-    for (place, line) in content.lines().enumerate() {
+    let mut shared = Shared::default();
+    for (place, line) in content.split(|byte| *byte == b'\n').enumerate() {
         let at = |error: &dyn ToString| DocumentError::new(format!("line {}", place + 1), error.to_string());
-        let line = line.map_err(|error| at(&error))?;
+        let line = std::str::from_utf8(line).map_err(|_| at(&"it is not UTF-8"))?;
         if line.trim().is_empty() {
             continue;
         }
-        match serde_json::from_str(&line).map_err(|error| at(&error))? {
+        match serde_json::from_str(line).map_err(|error| at(&error))? {
             RawLine::Revision(revision) => snapshot.revision = Revision(revision),
-            RawLine::Grant(raw) => snapshot.grants.push(grant(raw).map_err(|error| at(&error))?),
+            RawLine::Grant(raw) => snapshot.grants.push(shared.grant(raw).map_err(|error| at(&error))?),
             RawLine::Lock(raw) => snapshot.locks.push(lock(raw).map_err(|error| at(&error))?),
         }
     }
@@ -155,38 +172,66 @@ fn text(error: impl ToString) -> String {
     error.to_string()
 }
 
-fn grant(raw: RawGrant) -> Result<StatedGrant, String> {
-    let expires_at = Timestamp::parse(&raw.expires_at)?;
-    let not_before = match &raw.not_before {
-        Some(stamp) => Timestamp::parse(stamp)?,
-        None => Timestamp::from_seconds(0),
-    };
-    if not_before >= expires_at {
-        return Err("it ends before it begins: `not_before` must be earlier than `expires_at`".to_owned());
+/// What many grants of a file say alike: read once and then shared, so that a million of them take little room and time.
+#[derive(Debug, Default)]
+struct Shared<'a> {
+    scopes: HashMap<(Vec<Text<'a>>, Vec<Text<'a>>), Arc<Scope>, ahash::RandomState>,
+    backends: HashMap<Text<'a>, BackendName, ahash::RandomState>,
+}
+
+impl<'a> Shared<'a> {
+    fn grant(&mut self, raw: RawGrant<'a>) -> Result<StatedGrant, String> {
+        let expires_at = Timestamp::parse(&raw.expires_at.0)?;
+        let not_before = match &raw.not_before {
+            Some(stamp) => Timestamp::parse(&stamp.0)?,
+            None => Timestamp::from_seconds(0),
+        };
+        if not_before >= expires_at {
+            return Err("it ends before it begins: `not_before` must be earlier than `expires_at`".to_owned());
+        }
+        if raw.uses_max == Some(0) {
+            return Err("`uses_max: 0` permits nothing; leave the grant out instead".to_owned());
+        }
+        if raw.actions.is_empty() || raw.resources.is_empty() {
+            return Err("`actions` and `resources` name at least one each".to_owned());
+        }
+        let grant = Grant {
+            id: GrantId::new(&raw.id.0).map_err(text)?,
+            principal: Principal::parse(&raw.principal.0).map_err(text)?,
+            backend: self.backend(raw.backend)?,
+            scope: self.scope(raw.actions, raw.resources)?,
+            window: Window { not_before, expires_at },
+            uses_max: raw.uses_max,
+            task: raw.task.as_ref().map(|task| TaskRef::new(&task.0)).transpose().map_err(text)?,
+        };
+        let state = match raw.state {
+            RawState::Active => GrantState::Active,
+            RawState::Revoked => GrantState::Revoked,
+            RawState::Released => GrantState::Released,
+        };
+        Ok(StatedGrant { grant, state })
     }
-    if raw.uses_max == Some(0) {
-        return Err("`uses_max: 0` permits nothing; leave the grant out instead".to_owned());
+
+    fn backend(&mut self, raw: Text<'a>) -> Result<BackendName, String> {
+        if let Some(known) = self.backends.get(&raw) {
+            return Ok(known.clone());
+        }
+        let backend = BackendName::new(&raw.0).map_err(text)?;
+        self.backends.insert(raw, backend.clone());
+        Ok(backend)
     }
-    if raw.actions.is_empty() || raw.resources.is_empty() {
-        return Err("`actions` and `resources` name at least one each".to_owned());
+
+    fn scope(&mut self, actions: Vec<Text<'a>>, resources: Vec<Text<'a>>) -> Result<Arc<Scope>, String> {
+        let raw = (actions, resources);
+        if let Some(known) = self.scopes.get(&raw) {
+            return Ok(Arc::clone(known));
+        }
+        let actions = raw.0.iter().map(|a| ActionPattern::new(&a.0)).collect::<Result<_, _>>().map_err(text)?;
+        let resources = raw.1.iter().map(|r| ResourcePattern::new(&r.0)).collect::<Result<_, _>>().map_err(text)?;
+        let scope = Arc::new(Scope::new(actions, resources));
+        self.scopes.insert(raw, Arc::clone(&scope));
+        Ok(scope)
     }
-    let actions = raw.actions.iter().map(|a| ActionPattern::new(a)).collect::<Result<_, _>>().map_err(text)?;
-    let resources = raw.resources.iter().map(|r| ResourcePattern::new(r)).collect::<Result<_, _>>().map_err(text)?;
-    let grant = Grant {
-        id: GrantId::new(&raw.id).map_err(text)?,
-        principal: Principal::parse(&raw.principal).map_err(text)?,
-        backend: BackendName::new(&raw.backend).map_err(text)?,
-        scope: Scope::new(actions, resources),
-        window: Window { not_before, expires_at },
-        uses_max: raw.uses_max,
-        task: raw.task.as_deref().map(TaskRef::new).transpose().map_err(text)?,
-    };
-    let state = match raw.state {
-        RawState::Active => GrantState::Active,
-        RawState::Revoked => GrantState::Revoked,
-        RawState::Released => GrantState::Released,
-    };
-    Ok(StatedGrant { grant, state })
 }
 
 fn lock(raw: RawLock) -> Result<Lock, String> {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::document::{DocumentError, Format, read};
 use crate::sidecar::decide::Decider;
-use crate::sidecar::decide::table::Refused;
+use crate::sidecar::decide::stated::Refused;
 
 /// Where the grants are and how often they are looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]

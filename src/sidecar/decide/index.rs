@@ -1,0 +1,66 @@
+//! Entries by hash: many readers, one writer, few bytes.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use hashbrown::HashTable;
+
+use super::entry::Entry;
+
+/// A power of two, and enough of them that a reader seldom meets the writer.
+const SHARDS: usize = 64;
+
+type Shard = RwLock<HashTable<Arc<Entry>>>;
+
+/// A hash table in shards that holds nothing but pointers: what an entry is found by is read from the entry itself.
+///
+/// A hash is only a place to look. Entries of one hash are told apart by the caller, who gets each of them.
+#[derive(Debug)]
+pub(super) struct Index(Box<[Shard]>);
+
+impl Index {
+    /// Room for about so many entries.
+    pub(super) fn with_capacity(entries: usize) -> Self {
+        Self((0..SHARDS).map(|_| RwLock::new(HashTable::with_capacity(entries / SHARDS))).collect())
+    }
+
+    /// The table itself uses the lowest and the highest bits of the hash; these lie between.
+    fn shard(&self, hash: u64) -> &Shard {
+        &self.0[(hash >> 32) as usize % SHARDS]
+    }
+
+    /// Calls `look` with every entry of that hash, under the read lock of one shard: it must be short.
+    pub(super) fn each(&self, hash: u64, mut look: impl FnMut(&Arc<Entry>)) {
+        let shard = self.shard(hash).read().unwrap_or_else(PoisonError::into_inner);
+        shard.iter_hash(hash).for_each(&mut look);
+    }
+
+    /// The entry of that hash for which `is` says yes.
+    pub(super) fn find(&self, hash: u64, is: impl Fn(&Entry) -> bool) -> Option<Arc<Entry>> {
+        let shard = self.shard(hash).read().unwrap_or_else(PoisonError::into_inner);
+        shard.find(hash, |entry| is(entry)).cloned()
+    }
+
+    /// Adds an entry, whatever else has that hash. `hash_of` gives the hash of any entry, for when the shard grows.
+    pub(super) fn insert(&self, hash: u64, entry: Arc<Entry>, hash_of: impl Fn(&Entry) -> u64) {
+        let mut shard = self.shard(hash).write().unwrap_or_else(PoisonError::into_inner);
+        shard.insert_unique(hash, entry, |entry| hash_of(entry));
+    }
+
+    /// Keeps what `keep` says yes to, one shard at a time.
+    pub(super) fn retain(&self, keep: impl Fn(&Entry) -> bool, hash_of: impl Fn(&Entry) -> u64) {
+        for shard in &self.0 {
+            let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
+            shard.retain(|entry| keep(entry));
+            if shard.len() < shard.capacity() / 4 {
+                shard.shrink_to_fit(|entry| hash_of(entry));
+            }
+        }
+    }
+
+    /// Calls `look` with every entry, under the read lock of one shard after the other.
+    pub(super) fn each_of_all(&self, mut look: impl FnMut(&Arc<Entry>)) {
+        for shard in &self.0 {
+            shard.read().unwrap_or_else(PoisonError::into_inner).iter().for_each(&mut look);
+        }
+    }
+}
