@@ -11,7 +11,7 @@ use common::backend::{Backend, Seen, Then};
 use common::client::Client;
 use common::issuer::{AUDIENCE, ISSUER, in_millis, now};
 use common::wait_for;
-use common::world::{Setup, World, grant, grant_until};
+use common::world::{Setup, World, grant, grant_until, minting};
 use serde_json::json;
 
 fn plain() -> (World, Backend) {
@@ -433,4 +433,37 @@ fn records_that_cannot_be_written_deny() {
     backend.forget();
     assert_eq!(world.call("GET", "/allowed/a").status, 503);
     assert!(backend.seen().is_empty());
+}
+
+#[test]
+fn a_minted_credential_is_for_one_grant_and_never_outlives_it() {
+    let backend = Backend::start();
+    let mut setup = Setup::new(backend.address);
+    let (source, key) = minting("1h");
+    setup.source = source;
+    setup.files.push(key);
+    setup.grants =
+        grant("g1", "ci-bot", "allowed.read", "allowed/*", 60) + &grant("g2", "ci-bot", "upload", "upload", 60);
+    let world = World::start(&setup);
+    assert_eq!(world.call("GET", "/allowed/a").status, 200);
+    assert_eq!(world.call("GET", "/allowed/b").status, 200);
+    assert_eq!(world.call("POST", "/upload").status, 200);
+    let tokens: Vec<_> = backend.seen().iter().map(|seen| seen.headers("authorization").join("")).collect();
+    assert_eq!(tokens[0], tokens[1], "calls of one grant share an issue");
+    assert_ne!(tokens[1], tokens[2], "another grant has its own");
+    let claims = |token: &str| -> serde_json::Value {
+        let middle = token.strip_prefix("Bearer ").unwrap().split('.').nth(1).unwrap();
+        serde_json::from_slice(
+            &base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, middle).unwrap(),
+        )
+        .unwrap()
+    };
+    let (first, second) = (claims(&tokens[0]), claims(&tokens[2]));
+    assert_eq!((&first["sub"], &first["aud"]), (&json!(format!("{ISSUER}#ci-bot")), &json!("shop")));
+    assert_eq!((&first["leasehold_grant"], &second["leasehold_grant"]), (&json!("g1"), &json!("g2")));
+    assert_eq!(first["leasehold_task"], "jira:OPS-17");
+    assert!(first["exp"].as_u64().unwrap() <= now() + 60, "an hour is allowed and the grant has a minute: {first}");
+    assert_eq!(world.calls(3)[0]["lease"], first["jti"]);
+    world.grants("");
+    assert_eq!(world.call("GET", "/allowed/a").reason(), "revoked");
 }

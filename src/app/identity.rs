@@ -49,7 +49,7 @@ fn issuer(given: &config::Issuer) -> anyhow::Result<IssuerSettings> {
         attributes: given.attributes.clone(),
         task: task.map_err(|error| anyhow!("issuer `{}`: {error}", given.name))?,
         required_claims: given.required_claims.clone(),
-        single_use: false,
+        single_use: given.single_use,
     })
 }
 

@@ -320,6 +320,7 @@ sections! {
         attributes: Named<Text>,
         task: Text,
         required_claims: Named<Scalar>,
+        single_use: Flag,
     }
 
     /// Where an issuer's keys come from.

@@ -189,6 +189,8 @@ pub struct Issuer {
     pub task: Option<String>,
     /// JSON pointer → the value the claim must have.
     pub required_claims: BTreeMap<String, serde_json::Value>,
+    /// Whether a token, known by its `jti`, is good for one call only.
+    pub single_use: bool,
 }
 
 /// An asymmetric signature algorithm; symmetric ones and `none` cannot be configured.

@@ -113,8 +113,6 @@ reasons! {
     IdentityExpired = "identity_expired", UNAUTHORIZED;
     /// The record of the call cannot be written.
     AuditUnavailable = "audit_unavailable", SERVICE_UNAVAILABLE;
-    /// A limit of this process is reached.
-    Overloaded = "overloaded", SERVICE_UNAVAILABLE;
     /// This process is stopping.
     Draining = "draining", SERVICE_UNAVAILABLE;
 

@@ -133,7 +133,7 @@ fn next(reason: Reason) -> &'static str {
         | Reason::Exhausted
         | Reason::Released
         | Reason::Revoked => "request",
-        Reason::NotYet | Reason::StaleSource | Reason::AuditUnavailable | Reason::Overloaded => "retry",
+        Reason::NotYet | Reason::StaleSource | Reason::AuditUnavailable => "retry",
         _ => "none",
     }
 }
@@ -159,11 +159,9 @@ fn kind(reason: Reason) -> (&'static str, &'static str) {
         | Reason::BodyTooLarge
         | Reason::BodyTimeout
         | Reason::BodyUnreadable => ("malformed", "This request is not accepted as it is written"),
-        Reason::StaleSource
-        | Reason::KeysUnavailable
-        | Reason::AuditUnavailable
-        | Reason::Overloaded
-        | Reason::Draining => ("unavailable", "The sidecar cannot decide or record calls right now"),
+        Reason::StaleSource | Reason::KeysUnavailable | Reason::AuditUnavailable | Reason::Draining => {
+            ("unavailable", "The sidecar cannot decide or record calls right now")
+        }
         Reason::CredentialUnavailable
         | Reason::UpstreamUnreachable
         | Reason::UpstreamTimeout

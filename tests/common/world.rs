@@ -27,6 +27,8 @@ pub struct Setup {
     pub identity: String,
     /// More lines of the backend, indented by four.
     pub backend: String,
+    /// The credential's source.
+    pub source: String,
     /// How the credential goes in.
     pub inject: String,
     /// More lines at the top level.
@@ -56,6 +58,7 @@ impl Setup {
             listener: String::new(),
             identity: String::new(),
             backend: String::new(),
+            source: "{file: secret}".to_owned(),
             inject: "{bearer: true}".to_owned(),
             more: String::new(),
             files: Vec::new(),
@@ -72,6 +75,15 @@ pub fn grant_until(id: &str, subject: &str, action: &str, resource: &str, until:
     format!(
         "  - {{id: {id}, principal: \"{ISSUER}#{subject}\", backend: shop, actions: [\"{action}\"], resources: [\"{resource}\"], expires_at: \"{until}\", task: \"jira:OPS-17\"}}\n"
     )
+}
+
+/// A credential source that mints with an Ed25519 key, and the key's file.
+pub fn minting(lifetime: &str) -> (String, (String, String)) {
+    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().serialize_pem();
+    let settings = format!(
+        "{{jwt: {{key: mint.pem, algorithm: EdDSA, key_id: m1, issuer: 'https://leasehold.test', audience: shop, lifetime: {lifetime}}}}}"
+    );
+    (settings, ("mint.pem".to_owned(), key))
 }
 
 pub struct World {
@@ -94,6 +106,15 @@ impl World {
 
     /// With another line for where the grants come from.
     pub fn start_with(setup: &Setup, grants: &str) -> Self {
+        Self::try_start_with(setup, grants).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// As [`World::start`], for what may not start: then it says why.
+    pub fn try_start(setup: &Setup) -> Result<Self, String> {
+        Self::try_start_with(setup, "grants: {file: grants.yaml, poll: 10ms}")
+    }
+
+    fn try_start_with(setup: &Setup, grants: &str) -> Result<Self, String> {
         let folder = tempfile::tempdir().unwrap();
         let issuer = Issuer::new("k1");
         let mut random = [0; 16];
@@ -109,11 +130,11 @@ impl World {
         }
         write("leasehold.yaml", &configuration(setup, grants));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let config = config::load(&folder.path().join("leasehold.yaml")).unwrap_or_else(|errors| panic!("{errors}"));
-        let running = runtime.block_on(start(config)).unwrap();
+        let config = config::load(&folder.path().join("leasehold.yaml")).map_err(|errors| errors.to_string())?;
+        let running = runtime.block_on(start(config)).map_err(|error| format!("{error:#}"))?;
         let (address, admin) = (running.address("main").unwrap(), running.admin());
         let token = issuer.token("ci-bot");
-        Self { address, admin, issuer, secret, token, folder, running: Some(running), runtime }
+        Ok(Self { address, admin, issuer, secret, token, folder, running: Some(running), runtime })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -222,7 +243,7 @@ pub fn lines(text: &str) -> Vec<Value> {
 }
 
 fn configuration(setup: &Setup, grants: &str) -> String {
-    let Setup { upstream, listener, identity, backend, inject, more, .. } = setup;
+    let Setup { upstream, listener, identity, backend, source, inject, more, .. } = setup;
     format!(
         "listeners:
   - name: main
@@ -242,7 +263,7 @@ backends:
 {backend}
 credentials:
   - name: shop-admin
-    source: {{file: secret}}
+    source: {source}
     inject: {inject}
 {grants}
 audit: {{directory: audit}}

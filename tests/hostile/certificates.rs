@@ -208,6 +208,122 @@ fn an_older_version_is_spoken_where_it_is_configured() {
     }
 }
 
+/// What a caller speaks with: who it is, and what it would resume.
+fn caller(authority: &Authority, held: &Held) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.certificate.der().clone()).unwrap();
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(held.key.serialize_der()));
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(held.chain.clone(), key)
+        .unwrap()
+}
+
+fn secure(world: &World, config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
+    let stream = TcpStream::connect(world.address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.set_write_timeout(Some(DEADLINE)).unwrap();
+    let name = ServerName::from(world.address.ip());
+    StreamOwned::new(ClientConnection::new(Arc::clone(config), name).unwrap(), stream)
+}
+
+/// One call; the connection stays open.
+fn once(world: &World, stream: &mut StreamOwned<ClientConnection, TcpStream>) -> Option<String> {
+    let host = world.address;
+    stream.write_all(format!("GET /allowed/a HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes()).ok()?;
+    let mut answer = vec![0; 4096];
+    let read = stream.read(&mut answer).ok()?;
+    String::from_utf8_lossy(&answer[..read]).lines().next().map(str::to_owned)
+}
+
+#[test]
+fn no_session_is_resumed_where_certificates_say_who_calls() {
+    // BI-TLS-026, -027: what is never resumed outlives neither its trust nor its leaf.
+    let authority = Authority::new("authority");
+    for more in ["", ", min_version: \"1.2\""] {
+        let world = start(&authority, more);
+        let mut config = caller(&authority, &authority.sign(uri(CALLER), |_| {}));
+        config.resumption = rustls::client::Resumption::in_memory_sessions(16);
+        let config = Arc::new(config);
+        for _ in 0..3 {
+            let mut stream = secure(&world, &config);
+            assert_eq!(once(&world, &mut stream).as_deref(), Some("HTTP/1.1 200 OK"));
+            assert_eq!(stream.conn.handshake_kind(), Some(rustls::HandshakeKind::Full));
+        }
+        // Another authority from now on: who was known a moment ago is nobody.
+        let next = Authority::new("next");
+        std::fs::write(world.path("new"), next.certificate.pem()).unwrap();
+        std::fs::rename(world.path("new"), world.path("ca.pem")).unwrap();
+        super::common::wait_for("the new authority", || {
+            let answer = once(&world, &mut secure(&world, &config));
+            answer.is_none_or(|line| !line.contains(" 200 ")).then_some(())
+        });
+    }
+}
+
+#[test]
+fn an_authority_is_held_to_the_names_it_may_sign() {
+    // BI-TLS-016
+    let authority = Authority::new("authority");
+    let world = start(&authority, "");
+    let under = |constraints: Option<rcgen::NameConstraints>| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "intermediate");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.name_constraints = constraints;
+        let certificate = params.signed_by(&key, &authority.issuer).unwrap();
+        let leaf_key = KeyPair::generate().unwrap();
+        let names = [uri(CALLER), vec![SanType::DnsName("ci.prod.example".try_into().unwrap())]].concat();
+        let signed = leaf(names).signed_by(&leaf_key, &Issuer::new(params, key)).unwrap();
+        Held { chain: vec![signed.der().clone(), certificate.der().clone()], key: leaf_key }
+    };
+    let only = |name: &str| {
+        let permitted_subtrees = vec![rcgen::GeneralSubtree::DnsName(name.to_owned())];
+        Some(rcgen::NameConstraints { permitted_subtrees, excluded_subtrees: Vec::new() })
+    };
+    let passes = |held: &Held| call(&world, &authority, Some(held), false).is_some_and(|line| line.contains(" 200 "));
+    assert!(passes(&under(None)));
+    assert!(passes(&under(only("prod.example"))));
+    assert!(!passes(&under(only("staging.example"))));
+}
+
+#[test]
+fn protocols_nobody_knows_end_the_handshake() {
+    // BI-TLS-031
+    let authority = Authority::new("authority");
+    let world = start(&authority, "");
+    let mut config = caller(&authority, &authority.sign(uri(CALLER), |_| {}));
+    config.alpn_protocols = (0..200).map(|n| format!("x\u{1b}{n}").into_bytes()).collect();
+    assert_eq!(once(&world, &mut secure(&world, &Arc::new(config.clone()))), None);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    assert_eq!(once(&world, &mut secure(&world, &Arc::new(config))).as_deref(), Some("HTTP/1.1 200 OK"));
+}
+
+#[test]
+fn keys_updated_without_end_delay_nobody() {
+    // BI-TLS-029
+    let authority = Authority::new("authority");
+    let world = start(&authority, "");
+    let config = Arc::new(caller(&authority, &authority.sign(uri(CALLER), |_| {})));
+    let mut flood = secure(&world, &config);
+    assert_eq!(once(&world, &mut flood).as_deref(), Some("HTTP/1.1 200 OK"));
+    for _ in 0..20_000 {
+        if flood
+            .conn
+            .refresh_traffic_keys()
+            .and_then(|()| flood.flush().map_err(|error| rustls::Error::General(error.to_string())))
+            .is_err()
+        {
+            break;
+        }
+    }
+    assert_eq!(once(&world, &mut secure(&world, &config)).as_deref(), Some("HTTP/1.1 200 OK"));
+}
+
 #[test]
 fn a_backend_with_the_wrong_name_gets_nothing() {
     // BI-TLS-032

@@ -11,6 +11,7 @@ use super::common::wait_for;
 use super::common::world::{Setup, World};
 
 const STRICT: &str = "https://strict.test";
+const ONCE: &str = "https://once.test";
 
 /// With a second issuer that demands a type of its tokens.
 fn start() -> (World, Issuer, Backend) {
@@ -210,6 +211,58 @@ fn somebody_else_is_somebody_else() {
     for record in world.calls(6) {
         let text = record.to_string();
         assert!(!text.contains('\u{202e}') && !text.contains('\u{1b}'), "{text}");
+    }
+}
+
+#[test]
+fn a_token_for_one_call_is_good_for_one() {
+    // BI-JWT-061
+    let once = Issuer::new("o1");
+    let backend = Backend::start();
+    let mut setup = Setup::new(backend.address);
+    setup.identity = format!(
+        "    - {{name: once, issuer: '{ONCE}', audience: ['{AUDIENCE}'], algorithm: EdDSA, single_use: true, keys: {{file: once.json}}}}\n"
+    );
+    setup.files.push(("once.json".to_owned(), once.jwks()));
+    setup.grants = setup.grants.replace(ISSUER, ONCE);
+    let world = World::start(&setup);
+    let token = |id: Value| format!("Bearer {}", once.sign(&claims(json!({"iss": ONCE, "jti": id}))));
+    let first = token(json!("a"));
+    assert_eq!(call(&world, &first).status, 200);
+    assert_eq!(call(&world, &first).status, 401, "the same again");
+    assert_eq!(call(&world, &token(json!("a"))).status, 401, "another token of the same id");
+    assert_eq!(call(&world, &token(json!("b"))).status, 200);
+    for id in [json!(null), json!(""), json!(7)] {
+        assert_eq!(call(&world, &token(id.clone())).status, 401, "{id}");
+    }
+    let contended = token(json!("c"));
+    let passed = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..16).map(|_| scope.spawn(|| call(&world, &contended).status)).collect();
+        callers.into_iter().map(|caller| caller.join().unwrap()).filter(|status| *status == 200).count()
+    });
+    assert_eq!(passed, 1, "of sixteen at once");
+    assert_eq!(backend.seen().len(), 3);
+}
+
+/// A key set with an RSA key of so many bits; nobody has its other half.
+fn rsa(bits: usize) -> String {
+    let mut modulus = vec![0xc5; bits / 8];
+    modulus[bits / 8 - 1] |= 1;
+    let n = URL_SAFE_NO_PAD.encode(&modulus);
+    json!({"keys": [{"kty": "RSA", "alg": "RS256", "use": "sig", "kid": "r1", "n": n, "e": "AQAB"}]}).to_string()
+}
+
+#[test]
+fn an_rsa_key_too_short_or_too_long_is_no_key() {
+    // BI-JWT-058, -059
+    for (bits, good) in [(1_024, false), (2_047, false), (2_048, true), (8_192, true), (16_384, false)] {
+        let mut setup = Setup::new(Backend::start().address);
+        setup.identity = format!(
+            "    - {{name: rsa, issuer: '{STRICT}', audience: ['{AUDIENCE}'], algorithm: RS256, keys: {{file: rsa.json}}}}\n"
+        );
+        setup.files.push(("rsa.json".to_owned(), rsa(bits)));
+        // A listener does not start on an issuer without any key.
+        assert_eq!(World::try_start(&setup).is_ok(), good, "{bits} bits");
     }
 }
 

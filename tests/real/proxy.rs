@@ -27,6 +27,8 @@ pub struct Setup {
     pub grants: String,
     pub more: String,
     pub files: Vec<(&'static str, String)>,
+    /// How many descriptors the process may have open.
+    pub descriptors: Option<u32>,
 }
 
 /// An entry of the grants file.
@@ -86,8 +88,10 @@ drain_timeout: 10s
             ),
         );
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let limit = setup.descriptors.map_or_else(String::new, |most| format!("ulimit -n {most}; "));
         let server = Server::start(
-            Command::new(env!("CARGO_BIN_EXE_leasehold"))
+            Command::new("sh")
+                .args(["-c", &format!("{limit}exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_leasehold")])
                 .args(["proxy", "--log-level", "debug", "--log-format", "json", "--config"])
                 .arg(folder.path().join("leasehold.yaml"))
                 .stdout(Stdio::from(log.try_clone().unwrap()))

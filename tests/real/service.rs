@@ -208,3 +208,23 @@ fn nobody_of_the_same_user_looks_into_it() {
         limits.lines().find(|line| line.starts_with("Max core file size")).unwrap().split_whitespace().collect();
     assert_eq!(core[4..6], ["0", "0"], "soft and hard");
 }
+
+#[test]
+fn a_process_out_of_descriptors_serves_again_when_some_are_free() {
+    // BI-RES-009
+    let backend = Backend::start();
+    let proxy = Proxy::start(&Setup { descriptors: Some(64), ..shop(&backend) });
+    let mut first = Client::connect(proxy.address);
+    first.send(&request(&proxy, "a"));
+    assert_eq!(first.answer().unwrap().status, 200);
+    // More than there is room for; the kernel takes them and the sidecar cannot yet.
+    let crowd: Vec<_> = (0..100).map(|_| TcpStream::connect(proxy.address).unwrap()).collect();
+    wait_for("a connection that was not accepted", || proxy.log().contains("could not be accepted").then_some(()));
+    first.send(&request(&proxy, "b"));
+    assert_eq!(first.answer().unwrap().status, 200, "who is in is served");
+    drop(crowd);
+    let mut late = Client::connect(proxy.address);
+    late.send(&request(&proxy, "c"));
+    assert_eq!(late.answer().unwrap().status, 200);
+    assert_eq!(backend.seen().len(), 3);
+}

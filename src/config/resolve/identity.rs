@@ -130,6 +130,7 @@ impl Resolver<'_> {
         let attributes = self.attributes(at, &raw.attributes);
         let task = self.task(at, &raw.task);
         let required_claims = self.required_claims(at, &raw.required_claims);
+        let single_use = self.flag(&raw.single_use);
         Some(Issuer {
             name: name?.to_owned(),
             issuer: issuer?.to_owned(),
@@ -143,6 +144,7 @@ impl Resolver<'_> {
             attributes,
             task,
             required_claims,
+            single_use,
         })
     }
 

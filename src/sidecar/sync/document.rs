@@ -150,22 +150,67 @@ fn read_yaml(content: &[u8]) -> Result<Snapshot, DocumentError> {
     Ok(snapshot)
 }
 
+/// From this size on a file of lines is read by several threads.
+const PART_BYTES_MIN: usize = 1 << 20;
+
 fn read_lines(content: &[u8]) -> Result<Snapshot, DocumentError> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(8);
+    let parts = parts(content, (content.len() / threads).max(PART_BYTES_MIN));
+    let read: Vec<_> = std::thread::scope(|scope| {
+        let started: Vec<_> = parts.iter().map(|part| scope.spawn(|| read_part(part))).collect();
+        started.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+    });
     let mut snapshot = Snapshot::default();
+    let mut lines = 0;
+    for (part, read) in parts.iter().zip(read) {
+        let Ok(read) = read else { return Err(DocumentError::new("the file", "it could not be read to its end")) };
+        let mut read = read.map_err(|(line, error)| DocumentError::new(format!("line {}", lines + line + 1), error))?;
+        snapshot.revision = read.revision.unwrap_or(snapshot.revision);
+        snapshot.grants.append(&mut read.grants);
+        snapshot.locks.append(&mut read.locks);
+        lines += memchr::memchr_iter(b'\n', part).count();
+    }
+    Ok(snapshot)
+}
+
+/// Pieces of about that size, cut where lines end.
+fn parts(mut content: &[u8], size: usize) -> Vec<&[u8]> {
+    let mut parts = Vec::new();
+    while content.len() > size {
+        let end = memchr::memchr(b'\n', &content[size..]).map_or(content.len(), |end| size + end + 1);
+        let (part, rest) = content.split_at(end);
+        parts.push(part);
+        content = rest;
+    }
+    parts.push(content);
+    parts
+}
+
+/// What a piece of a file of lines says.
+#[derive(Debug, Default)]
+struct Part {
+    revision: Option<Revision>,
+    grants: Vec<StatedGrant>,
+    locks: Vec<Lock>,
+}
+
+/// Reads a piece; on error also says in which of its lines.
+fn read_part(content: &[u8]) -> Result<Part, (usize, String)> {
+    let mut part = Part::default();
     let mut shared = Shared::default();
     for (place, line) in content.split(|byte| *byte == b'\n').enumerate() {
-        let at = |error: &dyn ToString| DocumentError::new(format!("line {}", place + 1), error.to_string());
+        let at = |error: &dyn ToString| (place, error.to_string());
         let line = std::str::from_utf8(line).map_err(|_| at(&"it is not UTF-8"))?;
         if line.trim().is_empty() {
             continue;
         }
         match serde_json::from_str(line).map_err(|error| at(&error))? {
-            RawLine::Revision(revision) => snapshot.revision = Revision(revision),
-            RawLine::Grant(raw) => snapshot.grants.push(shared.grant(raw).map_err(|error| at(&error))?),
-            RawLine::Lock(raw) => snapshot.locks.push(lock(raw).map_err(|error| at(&error))?),
+            RawLine::Revision(revision) => part.revision = Some(Revision(revision)),
+            RawLine::Grant(raw) => part.grants.push(shared.grant(raw).map_err(|error| at(&error))?),
+            RawLine::Lock(raw) => part.locks.push(lock(raw).map_err(|error| at(&error))?),
         }
     }
-    Ok(snapshot)
+    Ok(part)
 }
 
 fn text(error: impl ToString) -> String {
@@ -265,6 +310,24 @@ mod tests {
         assert_eq!(yaml.revision, lines.revision);
         assert_eq!(yaml.grants, lines.grants);
         assert_eq!(yaml.locks, lines.locks);
+    }
+
+    #[test]
+    fn a_file_read_in_parts_says_what_it_said_whole() {
+        let lines: String =
+            (0..9_000).map(|n| format!("{}\n", GRANT.replace("\"g1\"", &format!("\"g{n}\"")))).collect();
+        let content = format!("{{\"revision\":7}}\n{lines}");
+        assert!(content.len() > PART_BYTES_MIN);
+        let read_whole = read(Format::JsonLines, content.as_bytes()).unwrap();
+        assert_eq!((read_whole.revision, read_whole.grants.len()), (Revision(7), 9_000));
+        assert_eq!(read_whole.grants[8_999].grant.id.as_str(), "g8999");
+        for size in [1, 100, 1_000, content.len() - 1, content.len()] {
+            assert_eq!(parts(content.as_bytes(), size).concat(), content.as_bytes());
+            assert!(parts(content.as_bytes(), size).iter().all(|part| part.is_empty() || part.ends_with(b"\n")));
+        }
+        let broken = content.replace("\"g8765\"", "\"g 8765\"");
+        let error = read(Format::JsonLines, broken.as_bytes()).expect_err("a name with a space").to_string();
+        assert!(error.starts_with("line 8767:"), "{error}");
     }
 
     #[test]
