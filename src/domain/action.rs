@@ -67,6 +67,8 @@ impl ActionPattern {
     }
 }
 
+super::as_text!(ActionPattern, ActionPattern::new);
+
 impl fmt::Display for ActionPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -74,7 +76,8 @@ impl fmt::Display for ActionPattern {
 }
 
 /// Which actions on which resources: any of the actions on any of the resources.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Scope {
     actions: Box<[ActionPattern]>,
     resources: Box<[ResourcePattern]>,

@@ -9,7 +9,7 @@ use super::principal::Principal;
 use super::time::Window;
 
 /// A live permission: who may do what on what, from when until when, how often, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Grant {
     /// Its id, never used again for another.
     pub id: GrantId,
@@ -29,7 +29,8 @@ pub struct Grant {
 }
 
 /// Where a grant is in its life. Every state but `Active` is final.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub enum GrantState {
     /// It permits, inside its window.

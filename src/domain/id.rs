@@ -77,6 +77,8 @@ macro_rules! name {
             }
         }
 
+        super::as_text!($type, $type::new);
+
         impl std::str::FromStr for $type {
             type Err = NameError;
             fn from_str(text: &str) -> Result<Self, NameError> {
@@ -106,6 +108,17 @@ name!(
     /// Names a credential source, as configured.
     CredentialName, "credential name"
 );
+
+name!(
+    /// Names what may be asked for.
+    EntitlementName, "entitlement name"
+);
+name!(
+    /// Identifies one elevation request.
+    RequestId, "request id"
+);
+
+super::as_text!(TaskRef, TaskRef::new);
 
 /// The ticket, incident, pipeline run or agent job that justifies a grant, written `source:reference`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -151,7 +164,7 @@ impl fmt::Debug for TaskRef {
 }
 
 /// The number of a state of the grant table; it only moves forward.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Revision(pub u64);
 
 impl fmt::Display for Revision {

@@ -10,7 +10,8 @@ use super::time::Timestamp;
 ///
 /// A criterion that is absent selects all; the criteria given must all hold. A lock without any criterion stops
 /// everything, which is what the big red button is for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Lock {
     /// Its id.
     pub id: LockId,

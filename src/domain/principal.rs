@@ -13,6 +13,8 @@ use super::id::{NameError, REFERENCE_BYTES_MAX};
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Principal(Arc<str>);
 
+super::as_text!(Principal, Principal::parse);
+
 const KIND: &str = "principal";
 
 impl Principal {

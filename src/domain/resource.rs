@@ -216,6 +216,8 @@ impl ResourcePattern {
     }
 }
 
+super::as_text!(ResourcePattern, ResourcePattern::new);
+
 impl fmt::Display for ResourcePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)

@@ -42,6 +42,15 @@ impl Timestamp {
         Ok(Self(stamp.as_microsecond()))
     }
 
+    /// As [`Timestamp::parse`], and the words that [`fmt::Display`] has for the ends of time.
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "never" => Ok(Self::MAX),
+            "always" => Ok(Self(i64::MIN)),
+            _ => Self::parse(text),
+        }
+    }
+
     /// This moment plus a duration, saturating.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
@@ -53,6 +62,8 @@ impl Timestamp {
         Duration::from_micros(self.0.saturating_sub(earlier.0).max(0).unsigned_abs())
     }
 }
+
+super::as_text!(Timestamp, Timestamp::read);
 
 impl fmt::Display for Timestamp {
     /// RFC 3339 in UTC with microseconds where they are not zero.
@@ -115,7 +126,7 @@ pub trait Clock: Send + Sync + fmt::Debug {
 }
 
 /// From when and until when a permission holds: half-open, `[not_before, expires_at)`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Window {
     /// The first moment at which it holds.
     pub not_before: Timestamp,
