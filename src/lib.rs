@@ -10,6 +10,7 @@
 //! * [`identity`] — a proof in, a [`Verified`](identity::Verified) principal out.
 //! * [`telemetry`] — log lines, the metric registry, the admin listener; knows no word of the domain.
 //! * [`sidecar`] — the data plane: a folder for each step of a call, in order.
+//! * [`control`] — the control plane: what may be asked for, who agrees, what becomes of it, when it ends.
 //! * [`config`] — the only reader of files and environment: as written, then resolved.
 //! * [`app`] — the only module that knows everything: configuration in, a running program out.
 //! * [`cli`] — commands and flags; the only module that prints.
@@ -21,6 +22,8 @@ pub mod identity;
 pub mod telemetry;
 
 pub mod sidecar;
+
+pub mod control;
 
 pub mod config;
 

@@ -14,8 +14,9 @@ const TOP: Table = &[
     ("telemetry", &[]),
     ("identity", &["domain"]),
     ("sidecar", &["domain", "identity", "telemetry"]),
+    ("control", &["domain", "identity", "telemetry"]),
     ("config", &["domain", "identity", "sidecar", "telemetry"]),
-    ("app", &["config", "domain", "identity", "sidecar", "telemetry"]),
+    ("app", &["config", "control", "domain", "identity", "sidecar", "telemetry"]),
     ("cli", &["app", "config", "domain", "telemetry"]),
 ];
 
@@ -57,8 +58,19 @@ const SIDECAR: Table = &[
     ("worker", &["accept", "call", "forward", "plane", "reason", "record"]),
 ];
 
+/// The steps of an elevation. A command names rows and rules; nothing that decides knows of HTTP.
+const CONTROL: Table = &[
+    ("refusal", &[]),
+    ("document", &[]),
+    ("route", &["document"]),
+    ("catalogue", &["document", "route"]),
+    ("store", &["document", "route"]),
+    ("command", &["catalogue", "document", "refusal", "route", "store"]),
+    ("engine", &["catalogue", "command", "refusal", "store"]),
+];
+
 /// Where a table applies.
-const LEVELS: &[(&[&str], Table)] = &[(&[], TOP), (&["sidecar"], SIDECAR)];
+const LEVELS: &[(&[&str], Table)] = &[(&[], TOP), (&["sidecar"], SIDECAR), (&["control"], CONTROL)];
 
 #[test]
 fn modules_name_only_whom_they_may() {

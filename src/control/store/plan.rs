@@ -1,0 +1,106 @@
+//! What a command wants to change, each change with its audit entry.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use serde_json::{Value, json};
+
+use super::{AuditEntry, Change, GrantRow, Head, RequestRow, Revision};
+use crate::control::document::{Document, Kind};
+use crate::domain::id::{GrantId, LockId, RequestId};
+use crate::domain::lock::Lock;
+use crate::domain::principal::Principal;
+use crate::domain::task::Task;
+use crate::domain::time::Timestamp;
+
+/// One change of a row.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, reason = "each names the row it puts or removes")]
+pub enum Write {
+    Document(Document),
+    NoDocument(Kind, String),
+    Request(Box<RequestRow>),
+    Grant(Box<GrantRow>),
+    Lock(Box<Lock>),
+    NoLock(LockId),
+    Task(Task),
+    Use { grant: GrantId, use_id: String },
+    Idempotent { caller: Principal, key: String, digest: String, request: RequestId, at: Timestamp },
+    Change(Revision, Box<Change>),
+    Audit(Box<AuditEntry>),
+    Head(Head),
+}
+
+/// The writes of one command. Nothing writes a state but [`Plan::transition`], and it always writes the entry too.
+#[derive(Debug)]
+pub struct Plan {
+    head: Head,
+    now: Timestamp,
+    actor: String,
+    writes: Vec<Write>,
+}
+
+impl Plan {
+    /// An empty plan on top of `head`.
+    pub fn new(head: Head, actor: &str, now: Timestamp) -> Self {
+        Self { head, now, actor: actor.to_owned(), writes: Vec::new() }
+    }
+
+    /// A row, the change that sidecars hear of, and the audit entry, as one.
+    pub fn transition(&mut self, write: Write, change: Option<Change>, event: &str, subject: &str, detail: Value) {
+        let mut write = write;
+        if let Some(change) = change {
+            self.head.revision = Revision(self.head.revision.0 + 1);
+            if let Write::Grant(row) = &mut write {
+                row.revision = self.head.revision;
+            }
+            self.writes.push(Write::Change(self.head.revision, Box::new(change)));
+        }
+        self.writes.push(write);
+        let entry = chain(&self.head, self.now, &self.actor, event, subject, detail);
+        self.head.sequence = entry.sequence;
+        self.head.audit_hash.clone_from(&entry.hash);
+        self.writes.push(Write::Audit(Box::new(entry)));
+    }
+
+    /// A row that is no state: an idempotency key, the number of a use.
+    pub fn note(&mut self, write: Write) {
+        self.writes.push(write);
+    }
+
+    /// Documents changed.
+    pub fn declared(&mut self) {
+        self.head.generation += 1;
+    }
+
+    /// The writes, with the head they lead to.
+    pub fn finish(mut self) -> Vec<Write> {
+        if !self.writes.is_empty() {
+            self.writes.push(Write::Head(self.head));
+        }
+        self.writes
+    }
+}
+
+/// The entry that follows on `head`.
+pub fn chain(head: &Head, at: Timestamp, actor: &str, event: &str, subject: &str, detail: Value) -> AuditEntry {
+    let mut entry = AuditEntry {
+        sequence: head.sequence + 1,
+        at,
+        actor: actor.to_owned(),
+        event: event.to_owned(),
+        subject: subject.to_owned(),
+        detail,
+        previous: head.audit_hash.clone(),
+        hash: String::new(),
+    };
+    entry.hash = entry.expected_hash();
+    entry
+}
+
+impl AuditEntry {
+    /// The hash that this entry must have: SHA-256 over everything else of it, as JSON with sorted keys.
+    pub fn expected_hash(&self) -> String {
+        let content = json!([self.sequence, self.at, self.actor, self.event, self.subject, self.detail, self.previous]);
+        let hash = digest(&SHA256, content.to_string().as_bytes());
+        hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
