@@ -17,7 +17,7 @@ use super::Api;
 use super::caller::Caller;
 use super::input::Body;
 use super::policy::Call;
-use super::problem::Problem;
+use super::problem::{Problem, ProblemView};
 use crate::domain::id::{ActionName, BackendName};
 use crate::domain::principal::Principal;
 use crate::domain::resource::Resource;
@@ -121,7 +121,7 @@ impl Api {
     request_body = Evaluation,
     responses(
         (status = 200, description = "The decision", body = Decision),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn evaluation(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -135,7 +135,7 @@ async fn evaluation(
     request_body = Evaluations,
     responses(
         (status = 200, description = "The decisions", body = Decisions),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn evaluations(
     State(api): State<Arc<Api>>,
     caller: Caller,

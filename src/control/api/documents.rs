@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use super::caller::Caller;
 use super::input::{Body, Params, nothing_there};
 use super::page::Listed;
-use super::problem::Problem;
+use super::problem::{Problem, ProblemView};
 use super::sight::unexpected;
 use super::{Api, Trial};
 use crate::control::command::{Command, Reply};
@@ -94,7 +94,7 @@ struct AppliedView {
     params(Trial), request_body = Documents,
     responses(
         (status = 200, description = "What became of each", body = Results),
-        (status = "4XX", description = "Refused; nothing was changed", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused; nothing was changed", body = ProblemView, content_type = "application/problem+json")))]
 async fn apply(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -128,7 +128,7 @@ fn kind(plural: &str) -> Result<Kind, Problem> {
     params(("kinds" = String, Path, description = "`backends`, `action-maps`, `principals`, `entitlements` or `policies`")),
     responses(
         (status = 200, description = "All of them", body = Listed<DocumentView>),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn list(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -151,7 +151,7 @@ async fn list(
     params(("kinds" = String, Path), ("name" = String, Path)),
     responses(
         (status = 200, description = "The document", body = DocumentView),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -167,7 +167,7 @@ async fn show(
     params(("kinds" = String, Path), ("name" = String, Path), Trial), request_body = DocumentView,
     responses(
         (status = 200, description = "What became of it", body = AppliedView),
-        (status = "4XX", description = "Refused; nothing was changed", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused; nothing was changed", body = ProblemView, content_type = "application/problem+json")))]
 async fn put(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -189,7 +189,7 @@ async fn put(
     params(("kinds" = String, Path), ("name" = String, Path), Trial),
     responses(
         (status = 204, description = "It is declared no more"),
-        (status = "4XX", description = "Refused; nothing was changed", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused; nothing was changed", body = ProblemView, content_type = "application/problem+json")))]
 async fn delete(
     State(api): State<Arc<Api>>,
     caller: Caller,

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use super::caller::Caller;
 use super::input::{Body, Named, Params, nothing_there};
 use super::page::{self, Listed, scan};
-use super::problem::Problem;
+use super::problem::{Problem, ProblemView};
 use super::requests::{Because, Wait};
 use super::sight::unexpected;
 use super::view::GrantView;
@@ -75,7 +75,7 @@ enum Relation {
     params(Wanted),
     responses(
         (status = 200, description = "A page of them, oldest first", body = Listed<GrantView>),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn list(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -130,7 +130,7 @@ impl Wanted {
     params(("id" = String, Path), Wait),
     responses(
         (status = 200, description = "The grant", body = GrantView),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -186,7 +186,7 @@ impl Api {
     params(("id" = String, Path), Trial), request_body = Because,
     responses(
         (status = 200, description = "The grant as it is now", body = GrantView),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn revoke(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -205,7 +205,7 @@ async fn revoke(
     params(("id" = String, Path), Trial), request_body = Because,
     responses(
         (status = 200, description = "The grant as it is now", body = GrantView),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn release(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -240,7 +240,7 @@ struct Reduce {
     params(("id" = String, Path), Trial), request_body = Reduce,
     responses(
         (status = 200, description = "The grant as it is now, or the one that took its place", body = GrantView),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn reduce(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -288,7 +288,7 @@ struct Use {
     params(("id" = String, Path), Trial), request_body = Use,
     responses(
         (status = 200, description = "The use was taken", body = GrantView),
-        (status = "4XX", description = "Refused; no use was taken", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused; no use was taken", body = ProblemView, content_type = "application/problem+json")))]
 async fn consume(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -313,7 +313,7 @@ struct Found {
     params(("id" = String, Path), Trial), request_body = Found,
     responses(
         (status = 200, description = "The grant with its review", body = GrantView),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn review(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -359,7 +359,7 @@ struct EndedGrants {
     params(Trial), request_body = Which,
     responses(
         (status = 200, description = "Which grants ended", body = EndedGrants),
-        (status = "4XX", description = "Refused; none ended", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused; none ended", body = ProblemView, content_type = "application/problem+json")))]
 async fn revoke_selected(
     State(api): State<Arc<Api>>,
     caller: Caller,

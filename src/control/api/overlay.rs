@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use super::caller::Caller;
 use super::input::{Body, Named, Params, nothing_there};
 use super::page::Listed;
-use super::problem::Problem;
+use super::problem::{Problem, ProblemView};
 use super::sight::unexpected;
 use super::view::TaskView;
 use super::{Api, Trial};
@@ -111,7 +111,7 @@ impl LockView {
 #[utoipa::path(get, path = "/v1/locks", tag = "locks", operation_id = "list_locks", summary = "List the locks in force",
     responses(
         (status = 200, description = "All of them", body = Listed<LockView>),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn locks(State(api): State<Arc<Api>>, caller: Caller) -> Result<Json<Listed<LockView>>, Problem> {
     let now = api.now();
     caller.must_administer("admin:read", now)?;
@@ -124,7 +124,7 @@ async fn locks(State(api): State<Arc<Api>>, caller: Caller) -> Result<Json<Liste
     params(Trial), request_body = LockView,
     responses(
         (status = 201, description = "The lock", body = LockView),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn lock(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -140,7 +140,7 @@ async fn lock(
     params(("id" = String, Path), Trial),
     responses(
         (status = 204, description = "It is lifted"),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn unlock(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -181,7 +181,7 @@ struct TaskOutcome {
     params(("reference" = String, Path, description = "`source:reference`, percent-encoded")),
     responses(
         (status = 200, description = "The task", body = TaskView),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn task(State(api): State<Arc<Api>>, caller: Caller, name: Named) -> Result<Json<TaskView>, Problem> {
     caller.known()?;
     let reference = name.id(TaskRef::new)?;
@@ -228,7 +228,7 @@ impl Api {
     params(("reference" = String, Path, description = "`source:reference`, percent-encoded"), Trial), request_body = Said,
     responses(
         (status = 200, description = "The task, and what ended", body = TaskOutcome),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn close(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -243,7 +243,7 @@ async fn close(
     params(("reference" = String, Path, description = "`source:reference`, percent-encoded"), Trial), request_body = Said,
     responses(
         (status = 200, description = "The task", body = TaskOutcome),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn open(
     State(api): State<Arc<Api>>,
     caller: Caller,

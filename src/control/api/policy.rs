@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::caller::Caller;
 use super::input::{Body, Params};
-use super::problem::Problem;
+use super::problem::{Problem, ProblemView};
 use crate::control::store::{Page, Rows, Store};
 use crate::domain::grant::GrantState;
 use crate::domain::id::{ActionName, BackendName};
@@ -144,7 +144,7 @@ struct Nothing {}
     request_body = SimulatedCall,
     responses(
         (status = 200, description = "What would come of it, and why", body = Foreseen),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn simulate(
     State(api): State<Arc<Api>>,
     caller: Caller,

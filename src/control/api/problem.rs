@@ -2,64 +2,55 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderName, HeaderValue, StatusCode, header};
-use serde::{Deserialize, Serialize};
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::control::refusal::{Kind, Refusal};
 use crate::control::store::StoreError;
 
 /// Why something was not done. Nothing was changed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Problem {
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemView {
     /// `urn:leasehold:problem:` and the code with hyphens.
     #[serde(rename = "type")]
-    pub kind: String,
+    kind: String,
     /// The status in words.
-    pub title: String,
+    title: &'static str,
     /// The HTTP status.
-    pub status: u16,
+    status: u16,
     /// A sentence for people, with what to do next.
-    pub detail: String,
+    detail: String,
     /// A stable word for programs, such as `self_approval`.
-    pub code: String,
+    code: &'static str,
     /// Whether the same call may succeed later without a change.
-    pub retryable: bool,
-    #[serde(skip)]
-    #[schema(ignore)]
-    headers: Vec<(HeaderName, HeaderValue)>,
+    retryable: bool,
+}
+
+/// A refusal on its way out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
 }
 
 impl Problem {
     /// A problem of that status.
-    pub(super) fn new(status: StatusCode, code: &str, detail: impl std::fmt::Display) -> Self {
-        Self {
-            kind: format!("urn:leasehold:problem:{}", code.replace('_', "-")),
-            title: status.canonical_reason().unwrap_or("Refused").to_owned(),
-            status: status.as_u16(),
-            detail: detail.to_string(),
-            code: code.to_owned(),
-            retryable: matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE),
-            headers: Vec::new(),
-        }
+    pub(super) fn new(status: StatusCode, code: &'static str, detail: impl std::fmt::Display) -> Self {
+        Self { status, code, detail: detail.to_string() }
     }
 
     /// What was sent says something that cannot be.
-    pub(super) fn invalid(code: &str, detail: impl std::fmt::Display) -> Self {
+    pub(super) fn invalid(code: &'static str, detail: impl std::fmt::Display) -> Self {
         Self::new(StatusCode::BAD_REQUEST, code, detail)
     }
 
     /// Nobody is known to be calling; the same for every cause.
     pub(super) fn unauthenticated() -> Self {
         let detail = "show a token of a configured issuer, or a client certificate: log in with `leasehold login`";
-        let challenge = HeaderValue::from_static("Bearer");
-        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail).with(header::WWW_AUTHENTICATE, challenge)
-    }
-
-    /// With one more header.
-    pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.push((name, value));
-        self
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail)
     }
 }
 
@@ -91,15 +82,25 @@ impl From<StoreError> for Problem {
 }
 
 impl IntoResponse for Problem {
-    fn into_response(mut self) -> Response {
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let headers = std::mem::take(&mut self.headers);
-        let mut response = (status, Json(self)).into_response();
-        let problem = HeaderValue::from_static("application/problem+json");
-        response.headers_mut().insert(header::CONTENT_TYPE, problem);
-        response.headers_mut().extend(headers);
-        if status == StatusCode::TOO_MANY_REQUESTS || status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().entry(header::RETRY_AFTER).or_insert(HeaderValue::from_static("1"));
+    fn into_response(self) -> Response {
+        let Self { status, code, detail } = self;
+        let retryable = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let view = ProblemView {
+            kind: format!("urn:leasehold:problem:{}", code.replace('_', "-")),
+            title: status.canonical_reason().unwrap_or("Refused"),
+            status: status.as_u16(),
+            detail,
+            code,
+            retryable,
+        };
+        let mut response = (status, Json(view)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if retryable {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }

@@ -13,7 +13,7 @@ use utoipa_axum::routes;
 use super::caller::Caller;
 use super::input::{Params, nothing_there};
 use super::page::{self, Listed};
-use super::problem::Problem;
+use super::problem::{Problem, ProblemView};
 use super::{Api, Login};
 use crate::control::doctor::{Finding, examine};
 use crate::control::store::{AuditEntry, Rows, Store};
@@ -76,7 +76,7 @@ impl From<AuditEntry> for EntryView {
     params(Wanted),
     responses(
         (status = 200, description = "Entries in their order; ask on from the last sequence and one", body = Listed<EntryView>),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn entries(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -98,7 +98,7 @@ struct Findings {
 #[utoipa::path(get, path = "/v1/doctor", tag = "operations", operation_id = "doctor", summary = "Say what deserves a look, and how to mend it",
     responses(
         (status = 200, description = "What was found", body = Findings),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn doctor(State(api): State<Arc<Api>>, caller: Caller) -> Result<Json<Findings>, Problem> {
     let now = api.now();
     caller.must_administer("admin:read", now)?;
@@ -126,7 +126,7 @@ struct WhoAmI {
 #[utoipa::path(get, path = "/v1/whoami", tag = "operations", operation_id = "whoami", summary = "Say who the caller is",
     responses(
         (status = 200, description = "Who", body = WhoAmI),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn whoami(State(api): State<Arc<Api>>, caller: Caller) -> Json<WhoAmI> {
     let known = caller.known.as_ref().filter(|known| !known.disabled);
     Json(WhoAmI {
@@ -141,7 +141,7 @@ async fn whoami(State(api): State<Arc<Api>>, caller: Caller) -> Json<WhoAmI> {
 #[utoipa::path(get, path = "/v1/login", tag = "operations", operation_id = "login", summary = "Say where people log in", security(()),
     responses(
         (status = 200, description = "Where", body = Login),
-        (status = 404, description = "People do not log in here", body = Problem, content_type = "application/problem+json")))]
+        (status = 404, description = "People do not log in here", body = ProblemView, content_type = "application/problem+json")))]
 async fn login(State(api): State<Arc<Api>>) -> Result<Json<Login>, Problem> {
     api.login.clone().map(Json).ok_or_else(nothing_there)
 }

@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 use super::caller::Caller;
 use super::input::{Body, Exact, Named, Params, nothing_there};
 use super::page::{self, Listed, scan};
-use super::problem::Problem;
+use super::problem::{Problem, ProblemView};
 use super::sight::{unexpected, with_version};
 use super::view::RequestView;
 use super::{Api, Trial, WAIT_MAX};
@@ -114,8 +114,8 @@ fn idempotency(headers: &HeaderMap, body: &serde_json::Value) -> Result<Option<I
     responses(
         (status = 201, description = "Decided at once", body = RequestView),
         (status = 202, description = "Approvers decide", body = RequestView),
-        (status = "4XX", description = "Refused; nothing was changed", body = Problem, content_type = "application/problem+json"),
-        (status = "5XX", description = "Not now", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused; nothing was changed", body = ProblemView, content_type = "application/problem+json"),
+        (status = "5XX", description = "Not now", body = ProblemView, content_type = "application/problem+json")))]
 async fn ask(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -164,7 +164,7 @@ enum Relation {
     params(Wanted),
     responses(
         (status = 200, description = "A page of them, oldest first", body = Listed<RequestView>),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn list(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -227,7 +227,7 @@ impl Wait {
     params(("id" = String, Path), Wait),
     responses(
         (status = 200, description = "The request; its version is the ETag", body = RequestView),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -296,9 +296,9 @@ fn seen(headers: &HeaderMap) -> Result<u64, Problem> {
     request_body = Because,
     responses(
         (status = 200, description = "Where it stands now", body = RequestView),
-        (status = 412, description = "It is not what you saw", body = Problem, content_type = "application/problem+json"),
-        (status = 428, description = "`If-Match` is missing", body = Problem, content_type = "application/problem+json"),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = 412, description = "It is not what you saw", body = ProblemView, content_type = "application/problem+json"),
+        (status = 428, description = "`If-Match` is missing", body = ProblemView, content_type = "application/problem+json"),
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn approve(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -317,7 +317,7 @@ async fn approve(
     params(("id" = String, Path), Trial), request_body = Because,
     responses(
         (status = 200, description = "Where it stands now", body = RequestView),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn deny(
     State(api): State<Arc<Api>>,
     caller: Caller,
@@ -334,7 +334,7 @@ async fn deny(
     params(("id" = String, Path), Trial), request_body = Because,
     responses(
         (status = 200, description = "Where it stands now", body = RequestView),
-        (status = "4XX", description = "Refused", body = Problem, content_type = "application/problem+json")))]
+        (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
 async fn cancel(
     State(api): State<Arc<Api>>,
     caller: Caller,
