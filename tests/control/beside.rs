@@ -43,10 +43,13 @@ fn a_call_passes_from_the_approval_to_the_end_of_the_grant() {
     denied(&plane, "bot", "GET", "/allowed/a", "released");
 }
 
+/// Something that ends a grant.
+type End = fn(&Plane, &str);
+
 #[test]
 fn every_end_cuts_what_runs() {
     let plane = Plane::start();
-    let ends: [(&str, fn(&Plane, &str)); 4] = [
+    let ends: [(&str, End); 4] = [
         ("revoked", |plane, grant| {
             plane.done("root", "POST", &format!("/v1/grants/{grant}/revoke"), &json!({}));
         }),

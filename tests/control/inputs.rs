@@ -78,14 +78,16 @@ fn a_scope_is_within_the_entitlements() {
     }
 }
 
-#[test]
-fn documents_come_into_force_all_or_none() {
-    let plane = Plane::start();
-    let document = |kind: &str, name: &str, spec: Value| json!({"apiVersion": "leasehold/v1", "kind": kind, "metadata": {"name": name}, "spec": spec});
+fn declared(kind: &str, name: &str, spec: Value) -> Value {
+    json!({"apiVersion": "leasehold/v1", "kind": kind, "metadata": {"name": name}, "spec": spec})
+}
+
+/// Documents that are each wrong in one way.
+fn wrong_documents() -> Vec<Value> {
+    let document = declared;
     let principal = |principal: &str| json!({"principal": principal, "type": "user"});
     let policy = |cedar: &str| json!({"target": "elevation", "cedar": cedar});
-    let good = document("Principal", "eve", principal("https://idp.test#eve"));
-    for bad in [
+    vec![
         document("Principal", "x", json!({"principal": "https://idp.test#*evil*", "type": "user"})),
         document(
             "Principal",
@@ -144,7 +146,15 @@ fn documents_come_into_force_all_or_none() {
             ),
         ),
         json!({"apiVersion": "leasehold/v2", "kind": "Principal", "metadata": {"name": "x"}, "spec": principal("https://idp.test#x")}),
-    ] {
+    ]
+}
+
+#[test]
+fn documents_come_into_force_all_or_none() {
+    let plane = Plane::start();
+    let principal = json!({"principal": "https://idp.test#eve", "type": "user"});
+    let good = declared("Principal", "eve", principal);
+    for bad in wrong_documents() {
         plane.refused("root", "POST", "/v1/apply", &json!({"documents": [good, bad]}), 400, "documents");
         plane.refused("root", "GET", "/v1/principals/eve", &Value::Null, 404, "not_found");
     }

@@ -53,13 +53,13 @@ fn a_caller_sees_what_is_theirs() {
     let of_bot = plane.ask("bot", "watch", &json!({}))["grant_id"].as_str().unwrap().to_owned();
     let of_agent = plane.ask("agent-1", "watch", &json!({}))["grant_id"].as_str().unwrap().to_owned();
     let list = |who: &str, query: &str| ids(&plane.done(who, "GET", &format!("/v1/grants{query}"), &Value::Null));
-    assert_eq!(list("bot", ""), [of_bot.clone()]);
-    assert_eq!(list("agent-1", ""), [of_agent.clone()]);
+    assert_eq!(list("bot", ""), std::slice::from_ref(&of_bot));
+    assert_eq!(list("agent-1", ""), [of_agent]);
     assert_eq!(list("agent-2", ""), [""; 0]);
     // The owner answers for both.
     assert_eq!(list("alice", "").len(), 2);
     assert_eq!(list("root", "?relation=mine"), [""; 0]);
-    assert_eq!(list("root", "?principal=https://idp.test%23bot"), [of_bot.clone()]);
+    assert_eq!(list("root", "?principal=https://idp.test%23bot"), std::slice::from_ref(&of_bot));
     assert_eq!(list("root", "?entitlement=watch&backend=shop&state=active").len(), 2);
     assert_eq!(list("root", "?backend=other"), [""; 0]);
     for (method, verb, body) in [
