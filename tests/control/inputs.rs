@@ -32,7 +32,7 @@ fn bodies_that_have_no_one_reading() {
         (br#"{"entitlement":"read","subject":"bot"}"#, "invalid_field"),
         (br#"{"entitlement":"read","actions":[]}"#, "empty_scope"),
         (br#"{}"#, "invalid_body"),
-        (b"", "invalid_body"),
+        (b"", "malformed_json"),
     ] {
         is_problem(&send(body), 400, code, &String::from_utf8_lossy(body));
     }

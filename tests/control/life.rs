@@ -280,7 +280,7 @@ fn trying_out_changes_nothing() {
     let before = plane.record().len();
     let tried = plane.done("bot", "POST", "/v1/requests?dry_run=true", &json!({"entitlement": "watch"}));
     assert_eq!((tried["state"].as_str(), tried["ruling"]["verdict"].as_str()), (Some("approved"), Some("approve")));
-    plane.done("local", "POST", "/v1/locks?dry_run=true", &json!({"message": "all"}));
+    plane.done("local", "POST", "/v1/locks?dry_run=true", &json!({"message": "all", "all": true}));
     plane.done("local", "POST", "/v1/tasks/jira:X-1/close?dry_run=true", &json!({}));
     let document = json!({"apiVersion": "leasehold/v1", "kind": "Principal", "metadata": {"name": "eve"}, "spec": {"principal": "https://idp.test#eve", "type": "user"}});
     let applied = plane.done("local", "POST", "/v1/apply?dry_run=true", &json!({"documents": [document]}));

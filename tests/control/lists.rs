@@ -119,3 +119,24 @@ fn many_are_revoked_at_once() {
         .count();
     assert_eq!(said, 20);
 }
+
+#[test]
+fn a_lock_says_which_calls_it_stops() {
+    let plane = Plane::start();
+    for wrong in [json!({}), json!({"message": "stop"}), json!({"all": true, "backend": "shop"}), json!({"all": false})]
+    {
+        plane.refused("root", "POST", "/v1/locks", &wrong, 400, "which_calls");
+    }
+    plane.refused("root", "POST", "/v1/locks", &Value::Null, 400, "malformed_json");
+    plane.refused(
+        "root",
+        "POST",
+        "/v1/locks",
+        &json!({"all": true, "expires_at": "2001-01-01T00:00:00Z"}),
+        400,
+        "lock_is_over",
+    );
+    plane.refused("bob", "POST", "/v1/locks", &json!({"all": true}), 403, "not_an_admin");
+    let lock = plane.done("root", "POST", "/v1/locks", &json!({"all": true, "message": "stop"}));
+    assert_eq!(plane.done("root", "GET", "/v1/locks", &Value::Null)["items"], json!([lock]));
+}

@@ -12,3 +12,4 @@ mod life;
 mod lists;
 mod openapi;
 mod routes;
+mod schemathesis;
