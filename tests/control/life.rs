@@ -50,6 +50,7 @@ fn asked_agreed_used_and_given_back() {
     assert_eq!(events, ["asked", "agreed", "approved"]);
 }
 
+/// BI-API-001, -002.
 #[test]
 fn nobody_approves_their_own() {
     let plane = Plane::start();
@@ -74,6 +75,7 @@ fn nobody_approves_their_own() {
     );
 }
 
+/// BI-API-003.
 #[test]
 fn steps_and_quorums() {
     let plane = Plane::start();
@@ -230,6 +232,7 @@ fn break_glass_is_recorded_as_such_and_waits_for_a_review_by_another() {
     plane.refused("root", "POST", &target, &json!({"note": "again"}), 409, "reviewed");
 }
 
+/// BI-API-035.
 #[test]
 fn the_same_key_is_the_same_request() {
     let plane = Plane::start();
@@ -328,4 +331,24 @@ fn a_grant_ends_with_its_entitlement_and_its_principal() {
     let ended = plane.done("local", "GET", &format!("/v1/grants/{once}"), &Value::Null);
     assert_eq!(ended["ended"]["reason"], "principal_disabled");
     plane.refused("agent-1", "GET", "/v1/grants", &Value::Null, 403, "unknown_principal");
+}
+
+/// BI-API-032.
+#[test]
+fn of_an_agreement_and_a_denial_at_once_one_wins() {
+    let plane = Plane::start();
+    for round in 0..8 {
+        let request = plane.ask(&format!("agent-{round}"), "read", &json!({}));
+        let deny = format!("/v1/requests/{}/deny", request["id"].as_str().unwrap());
+        let (approved, denied) = std::thread::scope(|scope| {
+            let approved = scope.spawn(|| plane.approve("bob", &request));
+            let denied = scope.spawn(|| plane.call("carol", "POST", &deny, &json!({"reason": "no"})));
+            (approved.join().unwrap(), denied.join().unwrap())
+        });
+        let statuses = [approved.status, denied.status];
+        assert!(statuses.contains(&200) && (statuses.contains(&409) || statuses.contains(&412)), "{statuses:?}");
+        let shown =
+            plane.done("local", "GET", &format!("/v1/requests/{}", request["id"].as_str().unwrap()), &Value::Null);
+        assert_eq!(shown["state"], if approved.status == 200 { "approved" } else { "denied" });
+    }
 }
