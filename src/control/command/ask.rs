@@ -9,7 +9,7 @@ use super::{Failed, Reply, Work};
 use crate::control::catalogue::Known;
 use crate::control::refusal::{Kind, Refusal};
 use crate::control::route::{Asked, Ruling, Verdict};
-use crate::control::store::{Change, GrantRow, RequestRow, Review, Rows, Write};
+use crate::control::store::{Change, GrantRow, Page, RequestRow, Review, Rows, Write};
 use crate::domain::action::{ActionPattern, Scope};
 use crate::domain::elevation::{Elevation, Event, Request};
 use crate::domain::entitlement::{Bounds, Entitlement, TaskRule};
@@ -85,6 +85,7 @@ impl<R: Rows> Work<'_, R> {
             );
             return Err(Refusal::new(Kind::Limited, "too_many", detail).into());
         }
+        self.check_grants_max(&subject).await?;
         if let Some(task) = &task
             && self.rows.task(&task.reference).await?.is_none()
         {
@@ -93,6 +94,22 @@ impl<R: Rows> Work<'_, R> {
         }
         let ruling = self.rule(&request, &subject, task.as_ref());
         self.decide_at_once(ask, request, ruling, task.as_ref())
+    }
+
+    /// Everything that the subject holds, of whatever entitlements.
+    async fn check_grants_max(&mut self, subject: &Known) -> Result<(), Failed> {
+        let page = Page {
+            state: Some(GrantState::Active.as_str().to_owned()),
+            principal: Some(subject.principal.clone()),
+            limit: subject.grants_max,
+            ..Page::default()
+        };
+        let held = self.rows.grants(&page).await?.len();
+        if held < subject.grants_max as usize {
+            return Ok(());
+        }
+        let detail = format!("`{}` holds {held} active grants, all that it may: release one first", subject.principal);
+        Err(Refusal::new(Kind::Limited, "too_many_grants", detail).into())
     }
 
     async fn asked_before(&mut self, ask: &Ask) -> Result<Option<Reply>, Failed> {
@@ -123,7 +140,7 @@ impl<R: Rows> Work<'_, R> {
 
     async fn task_of(&mut self, ask: &Ask, entitlement: &Entitlement) -> Result<Option<Task>, Failed> {
         let Some(reference) = &ask.task else {
-            if entitlement.task == TaskRule::Required {
+            if entitlement.task != TaskRule::Optional {
                 let detail = "this entitlement wants a task, such as `jira:OPS-17`";
                 return Err(Refusal::invalid("task_required", detail).into());
             }
@@ -132,6 +149,10 @@ impl<R: Rows> Work<'_, R> {
         let task = self.rows.task(reference).await?.unwrap_or_else(|| Task::mentioned(reference.clone(), self.now));
         if !task.is_open(self.now) {
             return Err(Refusal::forbidden("task_closed", format_args!("task `{reference}` is closed")).into());
+        }
+        if entitlement.task == TaskRule::Verified && !task.verified {
+            let detail = format_args!("the source of task `{reference}` has not said that it is open").to_string();
+            return Err(Refusal::forbidden("task_unverified", detail).into());
         }
         Ok(Some(task))
     }
@@ -202,12 +223,11 @@ impl<R: Rows> Work<'_, R> {
 
     pub(super) fn rule(&self, request: &Request, subject: &Known, task: Option<&Task>) -> Ruling {
         let actions: Vec<String> = request.scope.actions().iter().map(ToString::to_string).collect();
-        let eligible = self.catalogue.entitlements.get(&request.entitlement).map(|e| e.eligible.as_slice());
+        let resources: Vec<String> = request.scope.resources().iter().map(ToString::to_string).collect();
         let asked = Asked {
-            entitlement: request.entitlement.as_str(),
-            backend: request.backend.as_str(),
-            eligible: eligible.unwrap_or_default(),
+            entitlement: &request.entitlement,
             actions: &actions,
+            resources: &resources,
             duration: request.duration,
             uses: request.uses_max,
             emergency: request.emergency,

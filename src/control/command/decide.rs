@@ -8,6 +8,7 @@ use crate::control::refusal::{Kind, Refusal};
 use crate::control::route::Verdict;
 use crate::control::store::{RequestRow, Rows};
 use crate::domain::elevation::{Elevation, Event, Refused};
+use crate::domain::entitlement::TaskRule;
 use crate::domain::id::{GrantId, RequestId};
 
 /// The grant of a request has its id's end: there is one of each.
@@ -67,7 +68,9 @@ impl<R: Rows> Work<'_, R> {
     }
 
     fn policy_permits(&self, approver: &Known, row: &RequestRow) -> Result<(), Refusal> {
-        let answer = self.catalogue.policies.may_approve(approver.actor(), &row.request, self.now);
+        let people = [&row.request.requester, &row.request.subject].map(|person| self.catalogue.know(person));
+        let people: Vec<_> = people.iter().flatten().map(Known::actor).collect();
+        let answer = self.catalogue.policies.may_approve(approver.actor(), &row.request, &people, self.now);
         if answer.allowed {
             return Ok(());
         }
@@ -92,6 +95,9 @@ impl<R: Rows> Work<'_, R> {
         let Some(entitlement) = self.catalogue.entitlements.get(&row.request.entitlement) else {
             return Ok(Some("the entitlement is declared no more".into()));
         };
+        if entitlement.task == TaskRule::Verified && !task.is_some_and(|task| task.verified) {
+            return Ok(Some("the source of its task has not said that it is open".into()));
+        }
         if !row.request.scope.is_within(&entitlement.scope) || entitlement.backend != row.request.backend {
             return Ok(Some("the entitlement became narrower than the request".into()));
         }

@@ -1,0 +1,125 @@
+//! What the command side refuses by what documents say: quotas, tasks, and what changed in between.
+
+use leasehold::control::catalogue::Catalogue;
+use leasehold::control::command::{Ask, Command, Failed, Reply, execute};
+use leasehold::control::store::memory::MemoryStore;
+use leasehold::control::store::{Store, Transaction, Write};
+use leasehold::domain::id::{EntitlementName, GrantId, RequestId, TaskRef};
+use leasehold::domain::task::Task;
+use serde_json::json;
+
+use crate::{ALICE, BOT, base, document, elevation, noon, who};
+
+const AUTO: &str = "@id(\"auto\") permit(principal, action == Leasehold::Action::\"elevation:auto_approve\", resource) \
+                    when { context.ttl_s > 0 };";
+
+fn ask(number: usize, entitlement: &str, task: Option<&str>) -> Command {
+    Command::Ask(Box::new(Ask {
+        id: RequestId::new(&format!("req_{number}")).unwrap(),
+        grant: GrantId::new(&format!("grt_{number}")).unwrap(),
+        subject: None,
+        entitlement: EntitlementName::new(entitlement).unwrap(),
+        actions: None,
+        resources: None,
+        duration_seconds: None,
+        uses: None,
+        task: task.map(|task| TaskRef::new(task).unwrap()),
+        justification: String::new(),
+        idempotency: None,
+    }))
+}
+
+fn code(answer: &Result<(Reply, Vec<Write>), Failed>) -> &'static str {
+    match answer {
+        Ok(_) => "done",
+        Err(Failed::Refused(refusal)) => refusal.code,
+        Err(Failed::Store(_)) => "store",
+    }
+}
+
+#[tokio::test]
+async fn a_principal_holds_at_most_its_grants_over_all_entitlements() {
+    let mut documents = base();
+    documents.retain(|document| document.metadata.name != "bot");
+    let spec = json!({"principal": BOT, "type": "workload", "groups": ["dba"], "grants_max": 3});
+    documents.extend([document("Principal", "bot", spec), elevation(AUTO)]);
+    let catalogue = Catalogue::read(&documents, 0).unwrap();
+    let store = MemoryStore::default();
+    let mut rows = store.begin().await.unwrap();
+    for (number, entitlement, expected) in
+        [(1, "maint", "done"), (2, "purge", "done"), (3, "maint", "done"), (4, "purge", "too_many_grants")]
+    {
+        let answer = execute(&mut rows, &catalogue, &who(BOT), &ask(number, entitlement, None), noon()).await;
+        assert_eq!(code(&answer), expected, "{number}");
+        if let Ok((_, writes)) = answer {
+            rows.apply(writes).await.unwrap();
+        }
+    }
+    // What ended is not held.
+    let release = Command::Release(GrantId::new("grt_1").unwrap());
+    let (_, writes) = execute(&mut rows, &catalogue, &who(BOT), &release, noon()).await.unwrap();
+    rows.apply(writes).await.unwrap();
+    let answer = execute(&mut rows, &catalogue, &who(BOT), &ask(4, "purge", None), noon()).await;
+    assert_eq!(code(&answer), "done");
+}
+
+#[tokio::test]
+async fn a_task_is_required_or_verified_as_the_entitlement_says() {
+    let mut documents = base();
+    for (name, rule) in [("any", "optional"), ("some", "required"), ("sure", "verified")] {
+        let spec = json!({
+            "backend": "db", "actions": ["pg.vacuum"], "resources": ["**"], "eligible": ["dba"], "duration_max": "5m",
+            "task": rule, "approval": {"steps": [{"approvers": ["oncall"], "quorum": 1}]},
+        });
+        documents.push(document("Entitlement", name, spec));
+    }
+    let catalogue = Catalogue::read(&documents, 0).unwrap();
+    let store = MemoryStore::default();
+    let mut rows = store.begin().await.unwrap();
+    let task = |name: &str, verified, open| {
+        let reference = TaskRef::new(name).unwrap();
+        Write::Task(Task { verified, open, ..Task::mentioned(reference, noon()) })
+    };
+    let tasks = vec![task("t:said", true, true), task("t:closed", true, false), task("t:heard", false, true)];
+    rows.apply(tasks).await.unwrap();
+    for (entitlement, named, expected) in [
+        ("any", None, "done"),
+        ("any", Some("t:closed"), "task_closed"),
+        ("some", None, "task_required"),
+        ("some", Some("t:new"), "done"),
+        ("some", Some("t:closed"), "task_closed"),
+        ("sure", None, "task_required"),
+        ("sure", Some("t:new"), "task_unverified"),
+        ("sure", Some("t:heard"), "task_unverified"),
+        ("sure", Some("t:closed"), "task_closed"),
+        ("sure", Some("t:said"), "done"),
+    ] {
+        let answer = execute(&mut rows, &catalogue, &who(BOT), &ask(1, entitlement, named), noon()).await;
+        assert_eq!(code(&answer), expected, "{entitlement} {named:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_rule_on_tasks_that_came_later_is_asked_at_approval() {
+    let entitlement = |rule: &str| {
+        document(
+            "Entitlement",
+            "some",
+            json!({
+                "backend": "db", "actions": ["pg.vacuum"], "resources": ["**"], "eligible": ["dba"], "duration_max": "5m",
+                "task": rule, "approval": {"steps": [{"approvers": ["oncall"], "quorum": 1}]},
+            }),
+        )
+    };
+    let read = |rule| Catalogue::read(&base().into_iter().chain([entitlement(rule)]).collect::<Vec<_>>(), 0).unwrap();
+    let store = MemoryStore::default();
+    let mut rows = store.begin().await.unwrap();
+    let (_, writes) = execute(&mut rows, &read("optional"), &who(BOT), &ask(1, "some", None), noon()).await.unwrap();
+    rows.apply(writes).await.unwrap();
+    let approve = Command::Approve { request: RequestId::new("req_1").unwrap(), seen: 1, reason: String::new() };
+    let (reply, _) = execute(&mut rows, &read("verified"), &who(ALICE), &approve, noon()).await.unwrap();
+    let Reply::Request(row, None) = reply else { panic!("{reply:?}") };
+    assert_eq!(row.elevation.state(), "denied");
+    let (reply, _) = execute(&mut rows, &read("optional"), &who(ALICE), &approve, noon()).await.unwrap();
+    assert!(matches!(reply, Reply::Request(_, Some(_))), "{reply:?}");
+}
