@@ -8,6 +8,7 @@ pub mod clock;
 pub mod demo;
 mod gauges;
 mod identity;
+pub mod policy;
 mod reload;
 mod report;
 

@@ -2,7 +2,9 @@
 
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod cli;
 mod documents;
+mod examples;
 mod load;
 mod property;
 mod quota;
