@@ -139,7 +139,7 @@ fn what_permits_everything_is_refused_however_it_is_written() {
     ] {
         refused([elevation(&cedar)], &["permits everything to everybody"]);
     }
-    let admin = "@id(\"a\") permit(principal, action in Leasehold::Action::\"admin\", resource);";
+    let admin = "@id(\"a\") permit(principal, action in Leasehold::Action::\"admin:any\", resource);";
     refused([policy("p", "admin", admin)], &["permits everything to everybody"]);
 }
 
@@ -187,7 +187,6 @@ fn what_a_policy_names_is_there() {
     let forbid = |condition: &str| elevation(&format!("@id(\"a\") forbid({REQUEST}) when {{ {condition} }};"));
     for (condition, word) in [
         ("resource in Leasehold::Backend::\"bd\"", "there is no Backend `bd`"),
-        ("resource == Leasehold::Entitlement::\"Maint\"", "there is no Entitlement `Maint`"),
         ("principal in Leasehold::Group::\"DBA\"", "group `DBA`"),
         ("principal in Leasehold::Group::\"dba \"", "group `dba `"),
         // A Cyrillic letter in it.
@@ -197,6 +196,11 @@ fn what_a_policy_names_is_there() {
     ] {
         refused([forbid(condition)], &["Policy `p`: `a`:", word]);
     }
+    // An entitlement may have been taken away since; whoever writes a policy is told.
+    let catalogue = world([forbid("resource == Leasehold::Entitlement::\"Maint\"")]);
+    let told = "Policy `p`: `a`: there is no Entitlement `Maint`";
+    assert_eq!(catalogue.policies.dangling(), [("p".to_owned(), told.to_owned())]);
+    assert!(catalogue.notices().contains(&told.to_owned()));
     // A text that only looks like another.
     refused([forbid("context has task && context.task.source == \"pаgerduty\"")], &["`a`"]);
 }

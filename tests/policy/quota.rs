@@ -3,7 +3,7 @@
 use leasehold::control::catalogue::Catalogue;
 use leasehold::control::command::{Ask, Command, Failed, Reply, execute};
 use leasehold::control::store::memory::MemoryStore;
-use leasehold::control::store::{Store, Transaction, Write};
+use leasehold::control::store::{Rows, Store, Transaction, Write};
 use leasehold::domain::id::{EntitlementName, GrantId, RequestId, TaskRef};
 use leasehold::domain::task::Task;
 use serde_json::json;
@@ -24,6 +24,7 @@ fn ask(number: usize, entitlement: &str, task: Option<&str>) -> Command {
         duration_seconds: None,
         uses: None,
         task: task.map(|task| TaskRef::new(task).unwrap()),
+        task_is_proven: false,
         justification: String::new(),
         idempotency: None,
     }))
@@ -122,4 +123,35 @@ async fn a_rule_on_tasks_that_came_later_is_asked_at_approval() {
     assert_eq!(row.elevation.state(), "denied");
     let (reply, _) = execute(&mut rows, &read("optional"), &who(ALICE), &approve, noon()).await.unwrap();
     assert!(matches!(reply, Reply::Request(_, Some(_))), "{reply:?}");
+}
+
+#[tokio::test]
+async fn a_policy_does_not_keep_an_entitlement_and_a_new_one_names_what_is_there() {
+    let store = MemoryStore::default();
+    let mut rows = store.begin().await.unwrap();
+    let admin = who("urn:leasehold:local#admin");
+    let about = |name: &str| {
+        elevation(&format!(
+            "@id(\"a\") forbid(principal, action == Leasehold::Action::\"elevation:request\", \
+             resource == Leasehold::Entitlement::\"{name}\");"
+        ))
+    };
+    let empty = Catalogue::read(&[], 0).unwrap();
+    let all = base().into_iter().chain([about("maint")]).collect();
+    let (_, writes) = execute(&mut rows, &empty, &admin, &Command::Apply(all), noon()).await.unwrap();
+    rows.apply(writes).await.unwrap();
+    let catalogue = Catalogue::read(&rows.documents().await.unwrap(), 0).unwrap();
+    let slip = execute(&mut rows, &catalogue, &admin, &Command::Apply(vec![about("miant")]), noon()).await;
+    assert!(
+        matches!(&slip, Err(Failed::Refused(refusal)) if refusal.detail.contains("no Entitlement `miant`")),
+        "{slip:?}"
+    );
+    let delete = Command::Delete(leasehold::control::document::Kind::Entitlement, "maint".to_owned());
+    let (_, writes) = execute(&mut rows, &catalogue, &admin, &delete, noon()).await.unwrap();
+    rows.apply(writes).await.unwrap();
+    let catalogue = Catalogue::read(&rows.documents().await.unwrap(), 0).unwrap();
+    assert_eq!(catalogue.policies.dangling().len(), 1);
+    // What is not about it goes on as before.
+    let other = document("Principal", "carl", json!({"principal": "https://idp.example#carl", "type": "user"}));
+    execute(&mut rows, &catalogue, &admin, &Command::Apply(vec![other]), noon()).await.unwrap();
 }

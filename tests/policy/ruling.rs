@@ -267,7 +267,7 @@ fn policy_may_keep_an_approver_out() {
 fn admins_administer_and_others_what_they_are_permitted() {
     let cedar = "@id(\"lockers\") permit(principal in Leasehold::Group::\"oncall\", \
                  action == Leasehold::Action::\"admin:lock\", resource);
-                 @id(\"frozen\") forbid(principal, action in Leasehold::Action::\"admin\", resource) \
+                 @id(\"frozen\") forbid(principal, action in Leasehold::Action::\"admin:any\", resource) \
                  when { context.now > datetime(\"2030-01-01\") };";
     let catalogue = world([policy("p", "admin", cedar)]);
     let may = |name: &str, action: &str, now| {
@@ -279,7 +279,7 @@ fn admins_administer_and_others_what_they_are_permitted() {
         (admin, "admin:apply", true),
         (admin, "admin:audit", true),
         (admin, "admin:nothing", false),
-        (admin, "admin", false),
+        (admin, "admin:any", false),
         (ALICE, "admin:lock", true),
         (ALICE, "admin:apply", false),
         (BOT, "admin:lock", false),

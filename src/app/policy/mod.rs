@@ -118,7 +118,10 @@ fn load(paths: &[PathBuf]) -> Result<Loaded, Vec<Problem>> {
     let catalogue = Catalogue::read(&documents, 0).map_err(|errors| {
         errors.into_iter().map(|message| Problem { origin: origin(), line: None, message }).collect::<Vec<_>>()
     })?;
-    Ok(Loaded { files, documents, catalogue })
+    let dangling = catalogue.policies.dangling().iter();
+    let dangling: Vec<Problem> =
+        dangling.map(|(_, message)| Problem { origin: origin(), line: None, message: message.clone() }).collect();
+    if dangling.is_empty() { Ok(Loaded { files, documents, catalogue }) } else { Err(dangling) }
 }
 
 fn documents_of(file: &Path) -> Result<Vec<Document>, Vec<Problem>> {

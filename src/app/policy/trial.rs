@@ -246,6 +246,7 @@ fn ask(situation: &Situation) -> Result<Ask, String> {
         duration_seconds: seconds,
         uses: situation.uses,
         task: situation.task.as_ref().map(|task| task.reference.clone()),
+        task_is_proven: false,
         justification: situation.justification.clone(),
         idempotency: None,
     })

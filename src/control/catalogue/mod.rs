@@ -97,6 +97,11 @@ impl Catalogue {
         Ok(Self { backends, entitlements, policies, generation, principals, patterns })
     }
 
+    /// Every Principal that was declared.
+    pub fn principals(&self) -> impl Iterator<Item = &PrincipalSpec> {
+        self.principals.values().chain(&self.patterns)
+    }
+
     /// Who somebody is: by the exact name, else by the longest pattern.
     pub fn know(&self, principal: &Principal) -> Option<Known> {
         let text = principal.as_str();

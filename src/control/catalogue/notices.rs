@@ -9,7 +9,7 @@ use crate::domain::entitlement::{Entitlement, Step};
 impl Catalogue {
     /// What deserves a look, each as a sentence that names the document.
     pub fn notices(&self) -> Vec<String> {
-        let mut notices = Vec::new();
+        let mut notices: Vec<String> = self.policies.dangling().iter().map(|(_, message)| message.clone()).collect();
         let members = self.members();
         for entitlement in self.entitlements.values() {
             empty_groups(entitlement, &members, &mut notices);

@@ -11,9 +11,6 @@ use crate::domain::id::ActionName;
 /// Most actions of a backend, and most rules of a map.
 const ACTIONS_MAX: usize = 2_000;
 
-/// What policies call groups of actions; no action has such a name.
-const RESERVED: [&str; 2] = ["admin", "call"];
-
 /// What a rule of an action map may say besides `action` and `class`. The sidecar reads it; here it is kept as it is.
 pub const RULE_FIELDS: [&str; 11] = [
     "method",
@@ -30,20 +27,25 @@ pub const RULE_FIELDS: [&str; 11] = [
 ];
 
 /// A backend as the control plane needs it.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct BackendSpec {
-    #[serde(default)]
-    action_map: Option<String>,
-    #[serde(default)]
-    actions: Option<Vec<NamedAction>>,
+pub struct BackendSpec {
+    /// The action map that names its actions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action_map: Option<String>,
+    /// Its actions, where it names no map.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actions: Option<Vec<NamedAction>>,
 }
 
-#[derive(Debug, Deserialize)]
+/// An action and how much it can change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct NamedAction {
-    name: String,
-    class: Class,
+pub struct NamedAction {
+    /// Its name.
+    pub name: String,
+    /// How much it can change.
+    pub class: Class,
 }
 
 /// The rules of an action map, and what of it is the sidecar's alone.
@@ -148,11 +150,7 @@ impl ActionMapSpec {
 }
 
 fn action_name(text: &str) -> Result<ActionName, String> {
-    let name = ActionName::new(text).map_err(|error| error.to_string())?;
-    if RESERVED.contains(&name.as_str()) {
-        return Err(format!("`{name}` is what policies call a group of actions; name the action otherwise"));
-    }
-    Ok(name)
+    ActionName::new(text).map_err(|error| error.to_string())
 }
 
 fn check(actions: Vec<(ActionName, Class)>) -> Result<Vec<(ActionName, Class)>, String> {

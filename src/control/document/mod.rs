@@ -25,7 +25,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::domain::entitlement::Entitlement;
 use crate::domain::id::{ActionName, BackendName, EntitlementName};
 
-pub use backend::{Actions, Class, RULE_FIELDS};
+pub use backend::{Actions, BackendSpec, Class, NamedAction, RULE_FIELDS};
 pub use policy::{Mode, PolicySpec, Target};
 pub use principal::{PrincipalKind, PrincipalSpec};
 pub use yaml::{YamlError, parse_yaml, read_yaml};
@@ -148,7 +148,7 @@ impl Document {
             Kind::ActionMap => Spec::ActionMap(self.spec::<backend::ActionMapSpec>()?.resolve()?),
             Kind::Backend => {
                 BackendName::new(name).map_err(|error| format!("metadata.name: {error}"))?;
-                Spec::Backend(self.spec::<backend::BackendSpec>()?.resolve()?)
+                Spec::Backend(self.spec::<BackendSpec>()?.resolve()?)
             }
             Kind::Principal => Spec::Principal(self.spec::<PrincipalSpec>()?.check()?),
             Kind::Entitlement => {

@@ -30,7 +30,7 @@ fn the_page_has_a_row_for_each_field() {
     for (heading, known) in [
         ("The envelope", [fields::<Document>(), below("metadata.", fields::<Metadata>())].concat()),
         ("ActionMap", [fields::<backend::ActionMapSpec>(), below("rules[].", rule)].concat()),
-        ("Backend", [fields::<backend::BackendSpec>(), below("actions[].", fields::<backend::NamedAction>())].concat()),
+        ("Backend", [fields::<BackendSpec>(), below("actions[].", fields::<NamedAction>())].concat()),
         ("Principal", fields::<PrincipalSpec>()),
         (
             "Entitlement",

@@ -108,7 +108,7 @@ pub(super) fn heard(obligations: &Obligations, target: Target, policy: &Policy, 
 pub(super) fn asked(target: Target, head: &Head) -> Result<(), String> {
     let asked = |name: &str| {
         let elevation = name.starts_with("elevation:");
-        let admin = name == "admin" || name.starts_with("admin:");
+        let admin = name.starts_with("admin:");
         match target {
             Target::Elevation => elevation,
             Target::Admin => admin,
@@ -133,11 +133,7 @@ fn trivial(policy: &Value) -> bool {
 }
 
 /// What a policy names must be there: a name with a slip in it would make the policy say nothing.
-pub(super) fn named(
-    policy: &Policy,
-    backends: &Backends,
-    entitlements: &BTreeMap<EntitlementName, Entitlement>,
-) -> Result<(), String> {
+pub(super) fn named(policy: &Policy, backends: &Backends) -> Result<(), String> {
     for uid in policy.entity_literals() {
         let id = uid.id().unescaped();
         let there = match word(&uid) {
@@ -150,13 +146,17 @@ pub(super) fn named(
             Some(Word::Backend) if !backends.keys().any(|name| name.as_str() == id) => {
                 Err(format!("there is no Backend `{}`", id.escape_debug()))
             }
-            Some(Word::Entitlement) if !entitlements.keys().any(|name| name.as_str() == id) => {
-                Err(format!("there is no Entitlement `{}`", id.escape_debug()))
-            }
             Some(Word::System) if id != "leasehold" => Err("there is one System, `leasehold`".into()),
             _ => Ok(()),
         };
         there?;
     }
     Ok(())
+}
+
+/// The entitlements that a policy names and that are not declared.
+pub(super) fn dangling(policy: &Policy, entitlements: &BTreeMap<EntitlementName, Entitlement>) -> Vec<String> {
+    let literals = policy.entity_literals();
+    let named = literals.iter().filter(|uid| word(uid) == Some(Word::Entitlement)).map(|uid| uid.id().unescaped());
+    named.filter(|id| !entitlements.keys().any(|name| name.as_str() == *id)).map(str::to_owned).collect()
 }

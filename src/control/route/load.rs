@@ -36,7 +36,7 @@ permit(principal, action == Leasehold::Action::"elevation:approve", resource);
 
 const BUILTIN_ADMIN: &str = r#"
 @id("leasehold.admins")
-permit(principal in Leasehold::Group::"leasehold.admins", action in Leasehold::Action::"admin", resource);
+permit(principal in Leasehold::Group::"leasehold.admins", action in Leasehold::Action::"admin:any", resource);
 "#;
 
 /// Reads and checks all policies against what they can be about.
@@ -102,7 +102,7 @@ impl<'l> Loader<'l> {
         let classes = classes(backends);
         let groups = |action: &ActionName| {
             let own = classes.get(action).into_iter().flatten().map(|class: &Class| group(*class));
-            std::iter::once("call").chain(own).collect::<Vec<_>>()
+            std::iter::once("call:any").chain(own).collect::<Vec<_>>()
         };
         let named = |(backend, actions): (&'l BackendName, &'l Vec<(ActionName, Class)>)| {
             actions.iter().map(move |(action, _)| (backend, action))
@@ -121,6 +121,7 @@ impl<'l> Loader<'l> {
             about: HashMap::new(),
             entitlements: prepare(entitlements)?,
             system: system()?,
+            dangling: Vec::new(),
             digest: digest(documents),
         };
         Ok(Self {
@@ -176,6 +177,11 @@ impl<'l> Loader<'l> {
             text: policy.to_cedar().unwrap_or_default().trim().to_owned(),
         };
         check::heard(&about.obligations, spec.target, &policy, &head).map_err(|error| format!("`{id}`: {error}"))?;
+        for name in check::dangling(&policy, self.entitlements) {
+            let message =
+                format!("Policy `{}`: `{id}`: there is no Entitlement `{}`", about.document, name.escape_debug());
+            self.policies.dangling.push((about.document.clone(), message));
+        }
         self.policies.about.insert(policy.id().clone(), about);
         self.put(spec, &policy, &head).map_err(|error| format!("`{id}`: {error}"))
     }
@@ -196,7 +202,7 @@ impl<'l> Loader<'l> {
                 return Err(all.join("; "));
             }
         }
-        check::named(policy, self.backends, self.entitlements)?;
+        check::named(policy, self.backends)?;
         if !builtin && target != Target::Guardrail && check::permits_everything(policy, head) {
             return Err("it permits everything to everybody; name a principal, a group or a condition".into());
         }
@@ -220,7 +226,7 @@ impl<'l> Loader<'l> {
             }
             Target::Admin => {
                 for (action, question) in &mut self.policies.admin {
-                    if head.is_about(action, &["admin"]) {
+                    if head.is_about(action, &["admin:any"]) {
                         question.of(spec.mode).add(policy, head)?;
                     }
                 }
@@ -245,7 +251,7 @@ impl<'l> Loader<'l> {
         if !applies {
             return Err("it applies to no action of any backend: see what its head names".into());
         }
-        if head.resource.is_none() && head.is_about("call", &[]) {
+        if head.resource.is_none() && head.is_about("call:any", &[]) {
             self.unscoped.push(policy.id().clone());
         }
         Ok(())
@@ -297,7 +303,7 @@ fn prepare(
 
 /// What administration is about, and the group that its actions are in.
 fn system() -> Result<Entities, String> {
-    let admin = uid(Word::Action, "admin");
+    let admin = uid(Word::Action, "admin:any");
     let actions =
         ADMIN_ACTIONS.iter().map(|action| Entity::new_no_attrs(uid(Word::Action, action), [admin.clone()].into()));
     let all = actions.chain([Entity::with_uid(uid(Word::System, "leasehold"))]);

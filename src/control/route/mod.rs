@@ -51,6 +51,7 @@ pub struct Policies {
     about: HashMap<PolicyId, About>,
     entitlements: BTreeMap<EntitlementName, Prepared>,
     system: Entities,
+    dangling: Vec<(String, String)>,
     digest: String,
 }
 
@@ -242,6 +243,12 @@ impl Policies {
         let shadow = question.shadow.ask(&self.authorizer, &request, entities, within);
         let reason = |id: &PolicyId| self.about.get(id)?.obligations.reason.clone();
         Ok(Answer::of(found, shadow, reason))
+    }
+
+    /// Policies that name an entitlement which is not declared: the document, and a sentence. A new policy must not, since a
+    /// slip would make it say nothing; one that is in force does not stop an entitlement from being taken away.
+    pub fn dangling(&self) -> &[(String, String)] {
+        &self.dangling
     }
 
     /// Where a policy is written and its text.

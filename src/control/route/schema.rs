@@ -40,15 +40,15 @@ pub fn text(target: Target, backends: &Backends) -> String {
     match target {
         Target::Elevation => text.push_str(ELEVATION),
         Target::Admin => {
-            text.push_str("  action \"admin\";\n");
+            text.push_str("  action \"admin:any\";\n");
             for action in ADMIN_ACTIONS {
-                add(&mut text, action, "\"admin\"", "System");
+                add(&mut text, action, "\"admin:any\"", "System");
             }
         }
         Target::Guardrail => {
-            text.push_str("  action \"call\";\n");
+            text.push_str("  action \"call:any\";\n");
             for class in [Class::Read, Class::Write, Class::Admin] {
-                let _ = writeln!(text, "  action \"{}\" in [\"call\"];", group(class));
+                let _ = writeln!(text, "  action \"{}\" in [\"call:any\"];", group(class));
             }
             for (action, classes) in classes(backends) {
                 let groups: Vec<String> = classes.iter().map(|class| format!("\"{}\"", group(*class))).collect();
