@@ -112,8 +112,8 @@ fn principals_are_named_in_full_and_in_plain_ascii() {
         (json!({"owner": "alice"}), &["spec.owner:"]),
         (json!({"owner": "https://idp.example#*"}), &["spec.owner:"]),
         (json!({"owner_may_approve": true}), &["spec.owner_may_approve: there is no `owner`"]),
-        (json!({"grants_max": 0}), &["spec.grants_max: from 1 to 10000"]),
-        (json!({"grants_max": 10_001}), &["spec.grants_max: from 1 to 10000"]),
+        (json!({"grants_max": 0}), &["spec.grants_max: from 1 to 1000000"]),
+        (json!({"grants_max": 1_000_001}), &["spec.grants_max: from 1 to 1000000"]),
         (json!({"secret": "x"}), &["unknown field `secret`"]),
     ] {
         let mut spec = json!({"principal": "spiffe://prod.example/x", "type": "ci"});

@@ -8,7 +8,7 @@ use leasehold::domain::id::{EntitlementName, GrantId, RequestId, TaskRef};
 use leasehold::domain::task::Task;
 use serde_json::json;
 
-use crate::{ALICE, BOT, base, document, elevation, noon, who};
+use crate::{ALICE, BOB, BOT, base, document, elevation, noon, who};
 
 const AUTO: &str = "@id(\"auto\") permit(principal, action == Leasehold::Action::\"elevation:auto_approve\", resource) \
                     when { context.ttl_s > 0 };";
@@ -154,4 +154,41 @@ async fn a_policy_does_not_keep_an_entitlement_and_a_new_one_names_what_is_there
     // What is not about it goes on as before.
     let other = document("Principal", "carl", json!({"principal": "https://idp.example#carl", "type": "user"}));
     execute(&mut rows, &catalogue, &admin, &Command::Apply(vec![other]), noon()).await.unwrap();
+}
+
+/// What policy demands since it was asked counts at approval: less time, fewer uses, more approvers.
+#[tokio::test]
+async fn a_policy_that_came_later_tightens_what_is_approved() {
+    let read =
+        |cedar: &str| Catalogue::read(&base().into_iter().chain([elevation(cedar)]).collect::<Vec<_>>(), 0).unwrap();
+    let head = "permit(principal, action == Leasehold::Action::\"elevation:request\", resource) when { principal.kind == \"workload\" };";
+    let before = read(&format!("@id(\"a\") @max_ttl(\"20m\") @max_uses(\"2\") {head}"));
+    let after = read(&format!(
+        "@id(\"a\") @max_ttl(\"5m\") @max_uses(\"9\") @require_approvers(\"oncall\") @quorum(\"2\") {head}"
+    ));
+    let store = MemoryStore::default();
+    let mut rows = store.begin().await.unwrap();
+    let (_, writes) = execute(&mut rows, &before, &who(BOT), &ask(1, "maint", None), noon()).await.unwrap();
+    rows.apply(writes).await.unwrap();
+    let approve = |seen| Command::Approve { request: RequestId::new("req_1").unwrap(), seen, reason: String::new() };
+    // Under the old policies one was enough.
+    let (reply, _) = execute(&mut rows, &before, &who(ALICE), &approve(1), noon()).await.unwrap();
+    let Reply::Request(_, Some(grant)) = reply else { panic!("{reply:?}") };
+    assert_eq!((grant.grant.window.expires_at, grant.grant.uses_max), (noon().plus(minutes(20)), Some(2)));
+    let (reply, writes) = execute(&mut rows, &after, &who(ALICE), &approve(1), noon()).await.unwrap();
+    let Reply::Request(row, None) = reply else { panic!("{reply:?}") };
+    assert_eq!((row.elevation.state(), row.request.steps.len(), row.request.steps[0].quorum), ("pending", 1, 2));
+    rows.apply(writes).await.unwrap();
+    let (reply, _) = execute(&mut rows, &after, &who(BOB), &approve(2), noon()).await.unwrap();
+    let Reply::Request(row, Some(grant)) = reply else { panic!("{reply:?}") };
+    assert_eq!((grant.grant.window.expires_at, grant.grant.uses_max), (noon().plus(minutes(5)), Some(2)));
+    assert_eq!((row.ruling.ttl_max_seconds, &row.ruling.policy_digest[..]), (Some(300), after.policies.digest()));
+    // Lax again, what was demanded in between stays demanded.
+    let (reply, _) = execute(&mut rows, &before, &who(BOB), &approve(2), noon()).await.unwrap();
+    let Reply::Request(_, Some(grant)) = reply else { panic!("{reply:?}") };
+    assert_eq!(grant.grant.window.expires_at, noon().plus(minutes(5)));
+}
+
+fn minutes(number: u64) -> std::time::Duration {
+    std::time::Duration::from_secs(number * 60)
 }

@@ -6,7 +6,7 @@ use super::{group_name, short};
 use crate::domain::principal::Principal;
 
 /// Most active grants that a principal may be given to hold.
-const GRANTS_MAX: u32 = 10_000;
+const GRANTS_MAX: u32 = 1_000_000;
 
 /// What a principal is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
