@@ -9,6 +9,7 @@
 mod admin;
 mod check;
 mod explain;
+mod policy;
 mod print;
 mod serve;
 mod show;
@@ -141,6 +142,10 @@ Exit codes:
     )]
     Explain(explain::Explain),
 
+    /// Checks, tests and explains documents and their policies before they are applied
+    #[command(subcommand)]
+    Policy(policy::Policy),
+
     /// Shows how a running proxy is doing: revision and age of its view, grants by state, leases
     #[command(after_help = EXIT_CODES)]
     Status {
@@ -249,6 +254,8 @@ enum Failure {
     Configuration(ConfigErrors),
     /// The configuration is valid and not strict; what was found is printed already.
     NotStrict,
+    /// What is wrong is printed already; this is the exit code.
+    Told(u8),
 }
 
 impl From<anyhow::Error> for Failure {
@@ -295,6 +302,7 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(2)
         }
         Err(Failure::NotStrict) => ExitCode::from(2),
+        Err(Failure::Told(code)) => ExitCode::from(code),
     }
 }
 
@@ -317,6 +325,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Check { file, strict } => check::check(&file, &config::check(&file)?, strict),
         Command::Grants { admin, output } => Ok(show::grants(&admin.url, output)?),
         Command::Explain(explain) => explain.run(),
+        Command::Policy(policy) => policy.run(),
         Command::Status { admin, output } => Ok(show::status(&admin.url, output)?),
         Command::Demo { once } => Ok(serve::demo(!once)?),
         Command::Completions { shell } => {

@@ -38,6 +38,8 @@ pub enum TaskRule {
     Optional,
     /// It must name one that is open.
     Required,
+    /// It must name one that is open, and the task's source must have said so.
+    Verified,
 }
 
 /// What may be asked for.

@@ -87,6 +87,7 @@ impl<R: Rows> Work<'_, R> {
             );
             return Err(Refusal::new(Kind::Limited, "too_many", detail).into());
         }
+        self.check_grants_max(&subject).await?;
         if let Some(task) = &task
             && self.rows.task(&task.reference).await?.is_none()
         {
@@ -95,6 +96,21 @@ impl<R: Rows> Work<'_, R> {
         }
         let ruling = self.rule(&request, &subject, task.as_ref());
         self.decide_at_once(ask, request, ruling, task.as_ref())
+    }
+
+    /// Everything that the subject holds, of whatever entitlements.
+    async fn check_grants_max(&mut self, subject: &Known) -> Result<(), Failed> {
+        let all = self.catalogue.entitlements.values().map(|entitlement| entitlement.concurrent_max);
+        // What cannot be reached needs no look at the rows.
+        if all.fold(0, u32::saturating_add) <= subject.grants_max {
+            return Ok(());
+        }
+        let held = self.rows.holds(&subject.principal, subject.grants_max).await?;
+        if held < subject.grants_max {
+            return Ok(());
+        }
+        let detail = format!("`{}` holds {held} active grants, all that it may: release one first", subject.principal);
+        Err(Refusal::new(Kind::Limited, "too_many_grants", detail).into())
     }
 
     async fn asked_before(&mut self, ask: &Ask) -> Result<Option<Reply>, Failed> {
@@ -125,7 +141,7 @@ impl<R: Rows> Work<'_, R> {
 
     async fn task_of(&mut self, ask: &Ask, entitlement: &Entitlement) -> Result<Option<Task>, Failed> {
         let Some(reference) = &ask.task else {
-            if entitlement.task == TaskRule::Required {
+            if entitlement.task != TaskRule::Optional {
                 let detail = "this entitlement wants a task, such as `jira:OPS-17`";
                 return Err(Refusal::invalid("task_required", detail).into());
             }
@@ -136,6 +152,10 @@ impl<R: Rows> Work<'_, R> {
         let task = known.unwrap_or_else(mentioned);
         if !task.is_open(self.now) {
             return Err(Refusal::forbidden("task_closed", format_args!("task `{reference}` is closed")).into());
+        }
+        if entitlement.task == TaskRule::Verified && !task.verified {
+            let detail = format_args!("the source of task `{reference}` has not said that it is open").to_string();
+            return Err(Refusal::forbidden("task_unverified", detail).into());
         }
         Ok(Some(task))
     }
@@ -206,12 +226,11 @@ impl<R: Rows> Work<'_, R> {
 
     pub(super) fn rule(&self, request: &Request, subject: &Known, task: Option<&Task>) -> Ruling {
         let actions: Vec<String> = request.scope.actions().iter().map(ToString::to_string).collect();
-        let eligible = self.catalogue.entitlements.get(&request.entitlement).map(|e| e.eligible.as_slice());
+        let resources: Vec<String> = request.scope.resources().iter().map(ToString::to_string).collect();
         let asked = Asked {
-            entitlement: request.entitlement.as_str(),
-            backend: request.backend.as_str(),
-            eligible: eligible.unwrap_or_default(),
+            entitlement: &request.entitlement,
             actions: &actions,
+            resources: &resources,
             duration: request.duration,
             uses: request.uses_max,
             emergency: request.emergency,
