@@ -352,3 +352,38 @@ fn of_an_agreement_and_a_denial_at_once_one_wins() {
         assert_eq!(shown["state"], if approved.status == 200 { "approved" } else { "denied" });
     }
 }
+
+/// BI-GRT-029.
+#[test]
+fn a_renewal_takes_the_place_of_what_it_renews_and_lasts_no_longer_than_the_whole_may() {
+    let plane = Plane::start();
+    let first = plane.ask("bot", "watch", &json!({"duration_seconds": 300}));
+    let first = plane.done("bot", "GET", &format!("/v1/grants/{}", first["grant_id"].as_str().unwrap()), &Value::Null);
+    let id = first["id"].as_str().unwrap();
+    plane.refused("agent-1", "POST", "/v1/requests", &json!({"entitlement": "watch", "renews": id}), 404, "not_found");
+    plane.refused("bot", "POST", "/v1/requests", &json!({"entitlement": "once", "renews": id}), 404, "not_found");
+    plane.refused("bot", "POST", "/v1/requests", &json!({"entitlement": "watch", "renews": "grt_x"}), 404, "not_found");
+    let second = plane.ask("bot", "watch", &json!({"renews": id, "duration_seconds": 600}));
+    assert_eq!(plane.done("bot", "GET", &format!("/v1/grants/{id}"), &Value::Null)["ended"]["reason"], "superseded");
+    let second =
+        plane.done("bot", "GET", &format!("/v1/grants/{}", second["grant_id"].as_str().unwrap()), &Value::Null);
+    assert_eq!((second["began_at"].as_str(), second["state"].as_str()), (first["began_at"].as_str(), Some("active")));
+    let at = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    // Ten minutes are all that the entitlement allows, from when the first began.
+    assert_eq!(at(&second["expires_at"]).duration_since(at(&first["began_at"])).as_secs(), 600);
+    plane.refused("bot", "POST", "/v1/requests", &json!({"entitlement": "watch", "renews": id}), 409, "ended");
+}
+
+#[test]
+fn a_renewal_of_what_ended_meanwhile_is_denied() {
+    let plane = Plane::start();
+    let request = plane.ask("bot", "read", &json!({}));
+    let grant = plane.approve("bob", &request).json()["grant_id"].as_str().unwrap().to_owned();
+    let renewal = plane.ask("bot", "read", &json!({"renews": grant}));
+    plane.done("root", "POST", &format!("/v1/grants/{grant}/revoke"), &json!({}));
+    let denied = plane.approve("bob", &renewal).json();
+    assert_eq!(
+        (denied["state"].as_str(), denied["reason"].as_str()),
+        (Some("denied"), Some("the grant that it renews is revoked"))
+    );
+}

@@ -23,6 +23,7 @@ fn ask(number: usize, entitlement: &str, task: Option<&str>) -> Command {
         resources: None,
         duration_seconds: None,
         uses: None,
+        renews: None,
         task: task.map(|task| TaskRef::new(task).unwrap()),
         task_is_proven: false,
         justification: String::new(),

@@ -69,6 +69,7 @@ fn what_is_asked_fits_the_schema() {
             scope: Scope::new(vec![ActionPattern::new("*").unwrap()], vec![ResourcePattern::new("**").unwrap()]),
             duration: Duration::from_secs(1),
             uses_max: None,
+            renews: None,
             task: None,
             justification: String::new(),
             emergency: false,
