@@ -7,11 +7,12 @@ mod ask;
 mod decide;
 mod declare;
 mod end;
+mod wanted;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub use ask::Ask;
+pub use ask::{Ask, Idempotency};
 pub use declare::Applied;
 
 use super::catalogue::{Catalogue, Known, LOCAL_ADMIN};
@@ -235,9 +236,10 @@ impl<R: Rows> Work<'_, R> {
         row
     }
 
-    fn put_grant(&mut self, row: GrantRow, change: Change, event: &str, detail: Value) {
+    fn put_grant(&mut self, row: GrantRow, change: Change, event: &str, detail: Value) -> GrantRow {
         let subject = row.grant.id.as_str().to_owned();
-        self.plan.transition(Write::Grant(Box::new(row)), Some(change), event, &subject, detail);
+        let revision = self.plan.transition(Write::Grant(Box::new(row.clone())), Some(change), event, &subject, detail);
+        GrantRow { revision, ..row }
     }
 
     fn lock(&mut self, lock: &Lock) -> Result<Reply, Failed> {
