@@ -3,6 +3,9 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, unreachable_pub)]
 
+mod copy;
+mod crash;
+mod faults;
 mod feed;
 mod invariants;
 mod life;
@@ -10,6 +13,7 @@ mod limits;
 mod model;
 mod place;
 mod postgres;
+mod replicas;
 mod schema;
 mod world;
 

@@ -62,7 +62,7 @@ impl Server {
         let server = as_postgres(&program("postgres")).join(" ");
         let script = format!(
             "{server} -D '{folder}/data' -p {port} -k '{folder}' -c listen_addresses=127.0.0.1 -c max_connections=300 > '{folder}/log' 2>&1 & \
-             cat > /dev/null; kill -QUIT $!; wait $!; rm -rf '{folder}'",
+             cat > /dev/null; kill -QUIT $(head -n 1 '{folder}/data/postmaster.pid' 2> /dev/null) 2> /dev/null; wait; rm -rf '{folder}'",
             folder = folder.display(),
         );
         Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap()
@@ -104,7 +104,7 @@ impl Server {
     /// Has the server's control program do something: `stop`, `start`, `restart`.
     pub fn control(&self, words: &[&str]) {
         let mut all = as_postgres(&program("pg_ctl"));
-        let (data, log) = (self.folder.join("data"), self.folder.join("log"));
+        let (data, log) = (self.folder.join("data"), self.folder.join("log-again"));
         let options = format!(
             "-p {} -k {} -c listen_addresses=127.0.0.1 -c max_connections=300",
             self.port,

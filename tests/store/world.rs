@@ -199,6 +199,10 @@ impl<S: Store> World<S> {
         request(self.run(&who(approver), command).await)
     }
 
+    pub fn clock_now(&self) -> Timestamp {
+        self.clock.now().wall
+    }
+
     pub async fn sweep(&self) -> usize {
         match self.run(&admin(), Command::Sweep).await.unwrap() {
             Reply::Swept(swept) => swept,

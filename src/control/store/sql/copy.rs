@@ -62,6 +62,7 @@ pub async fn copy(from: &str, to: &str) -> Result<Copied, StoreError> {
     into.set_head(head.clone()).await?;
     let entries = verify(&mut into, &head).await?;
     into.finish().await?;
+    drop(source_view);
     source.close().await;
     target.close().await;
     Ok(Copied { tables, entries })
