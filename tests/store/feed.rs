@@ -11,7 +11,7 @@ use leasehold::domain::time::{Clock, Timestamp};
 
 use super::invariants::{check, everything};
 use super::place::Place;
-use super::world::{BEGINNING, DAY, HOUR, World, admin, asking, code, key, quiet, who, world};
+use super::world::{BEGINNING, DAY, HOUR, World, admin, asking, code, key, quiet, revoking, who, world};
 
 /// Asks and revokes, as many as `rounds` in turn.
 async fn write(engine: Engine, writer: u32, rounds: u32) {
@@ -21,7 +21,7 @@ async fn write(engine: Engine, writer: u32, rounds: u32) {
         engine.run(who("bot"), Command::Ask(Box::new(ask))).await.unwrap();
         if round % 3 == 0 {
             let selector = Selector { grant: Some(grant), ..Selector::default() };
-            engine.run(admin(), Command::Revoke(selector)).await.unwrap();
+            engine.run(admin(), revoking(selector)).await.unwrap();
         }
     }
 }

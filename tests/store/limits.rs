@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::invariants::check;
 use super::place::Place;
-use super::world::{BEGINNING, HOUR, World, admin, code, entitlement, policy, who, world};
+use super::world::{BEGINNING, HOUR, World, admin, code, entitlement, policy, revoking, who, world};
 use leasehold::control::store::Store;
 
 async fn contend<S: Store>(
@@ -138,11 +138,11 @@ pub async fn a_selector_means_all_that_it_names<P: Place>(place: P) {
             world.granted(bot, entitlement).await;
         }
     }
-    let nothing = world.run(&admin(), Command::Revoke(Selector::default())).await;
+    let nothing = world.run(&admin(), revoking(Selector::default())).await;
     assert_eq!(code(nothing), "empty_selector");
     let auto = Some(EntitlementName::new("auto").unwrap());
     let one = Selector { principal: Some(bots[0].clone()), entitlement: auto, ..Selector::default() };
-    assert_eq!(code(world.run(&who("bot-1"), Command::Revoke(one.clone())).await), "not_an_admin");
+    assert_eq!(code(world.run(&who("bot-1"), revoking(one.clone())).await), "not_an_admin");
     assert_eq!(world.revoke(one.clone()).await.len(), 1);
     assert_eq!(world.revoke(one).await.len(), 0);
     let task = Selector { task: Some(TaskRef::new("jira:X-1").unwrap()), ..Selector::default() };

@@ -24,7 +24,7 @@ use serde_json::json;
 
 use super::invariants::{check, everything, same};
 use super::place::{Place, Postgres, Sqlite};
-use super::world::{BEGINNING, admin, asking, documents, entitlement, key, principal, who};
+use super::world::{BEGINNING, admin, asking, documents, entitlement, key, principal, revoking, who};
 
 /// What somebody does, and when.
 #[derive(Debug, Clone)]
@@ -156,7 +156,7 @@ fn any_command(numbers: std::ops::Range<u32>) -> impl Strategy<Value = Command> 
         4 => (n.clone(), 0u32..2, 0u32..4).prop_map(|(n, s, u)| Command::Consume { grant: grant(n, s), use_id: format!("u{u}") }),
         3 => (n.clone(), 0u32..2, any_narrower()).prop_map(|(n, s, to)| Command::Reduce(grant(n, s), to)),
         1 => n.prop_map(|n| Command::Review { grant: grant(n, 0), note: "fine".into() }),
-        2 => any_selector().prop_map(Command::Revoke),
+        2 => any_selector().prop_map(revoking),
         2 => any_lock(),
         2 => any_task(),
         1 => any_documents(),

@@ -211,7 +211,7 @@ impl<S: Store> World<S> {
     }
 
     pub async fn revoke(&self, selector: Selector) -> Vec<GrantId> {
-        match self.run(&admin(), Command::Revoke(selector)).await.unwrap() {
+        match self.run(&admin(), revoking(selector)).await.unwrap() {
             Reply::Ended(ids) => ids,
             other => panic!("{other:?}"),
         }
@@ -256,9 +256,15 @@ pub fn asking(number: u32, entitlement: &str) -> Ask {
         duration_seconds: None,
         uses: None,
         task: None,
+        task_is_proven: false,
         justification: "because".into(),
         idempotency: None,
     }
+}
+
+/// What takes grants away.
+pub fn revoking(selector: Selector) -> Command {
+    Command::Revoke { selector, reason: "not any more".into() }
 }
 
 pub fn key(key: &str, digest: &str) -> Option<Idempotency> {

@@ -24,11 +24,11 @@ impl Command {
                 wanted.grants.insert(grant.clone());
                 wanted.uses.insert((grant.clone(), use_id.clone()));
             }
-            Self::Revoke(selector) => wanted.grants.extend(selector.grant.clone()),
+            Self::Revoke { selector, .. } => wanted.grants.extend(selector.grant.clone()),
             Self::Task(said) => {
                 wanted.tasks.insert(said.task.clone());
             }
-            Self::Apply(_) | Self::Delete(..) | Self::Lock(_) | Self::Unlock(_) | Self::Sweep => {}
+            Self::Apply(_) | Self::Delete(..) | Self::Lock(_) | Self::Unlock(_) | Self::LogIn { .. } | Self::Sweep => {}
         }
     }
 }
