@@ -12,6 +12,7 @@ mod identity;
 mod reload;
 mod report;
 mod source;
+pub mod store;
 
 use std::future::Future;
 use std::net::SocketAddr;

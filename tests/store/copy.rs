@@ -99,3 +99,45 @@ async fn a_backup_is_the_store_of_one_moment() {
     assert!(error.contains("pg_dump"), "{error}");
     assert!(!running.store.is_shared());
 }
+
+/// The program, and what it printed where.
+fn leasehold(words: &[&str]) -> (Option<i32>, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_leasehold")).args(words).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_the_command_line() {
+    use std::os::unix::fs::PermissionsExt;
+    let (from, to) = (Sqlite::new(), Sqlite::new());
+    filled(&from).await;
+    let (code, out, err) = leasehold(&["store", "copy", "--from", &from.url(), "--to", &to.url()]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    assert!(out.contains("grants") && out.contains("copied and verified"), "{out}");
+    same(&check(&*to.open().await).await, &everything(&*from.open().await).await);
+    let (code, _, err) = leasehold(&["store", "copy", "--from", &from.url(), "--to", &to.url()]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("not empty"), "{err}");
+    let (code, _, err) = leasehold(&["store", "copy", "--from", "mysql://x", "--to", &to.url()]);
+    assert_eq!(code, Some(2), "{err}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("backup.db");
+    let name = file.display().to_string();
+    let (code, out, err) = leasehold(&["store", "backup", "--from", &from.url(), &name]);
+    assert_eq!((code, err.as_str()), (Some(0), ""), "{out}");
+    let written = std::fs::metadata(&file).unwrap();
+    assert_eq!(written.permissions().mode() & 0o777, 0o600);
+    let (code, _, err) = leasehold(&["store", "backup", "--from", &from.url(), &name]);
+    assert_eq!(code, Some(1), "{err}");
+    assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), written.modified().unwrap(), "overwritten");
+    let other = folder.path().join("other.db").display().to_string();
+    let (code, _, err) = leasehold(&["store", "backup", "--from", "postgres://nobody@127.0.0.1:1/x", &other]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("pg_dump") && !std::path::Path::new(&other).exists(), "{err}");
+    for words in [&["store", "--help"][..], &["store", "copy", "--help"], &["store", "backup", "--help"]] {
+        let (code, out, _) = leasehold(words);
+        assert!(code == Some(0) && out.contains("Exit codes:"), "{words:?}: {out}");
+    }
+}
