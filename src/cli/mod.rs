@@ -13,6 +13,7 @@ mod policy;
 mod print;
 mod serve;
 mod show;
+mod store;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -162,6 +163,13 @@ Exit codes:
         /// End after the show instead of staying up
         #[arg(long)]
         once: bool,
+    },
+
+    /// Copies a control plane's store to another, or backs it up
+    #[command(after_help = store::AFTER_HELP)]
+    Store {
+        #[command(subcommand)]
+        command: store::StoreCommand,
     },
 
     /// Prints the completion script of a shell
@@ -328,6 +336,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Policy(policy) => policy.run(),
         Command::Status { admin, output } => Ok(show::status(&admin.url, output)?),
         Command::Demo { once } => Ok(serve::demo(!once)?),
+        Command::Store { command } => Ok(command.run()?),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "leasehold", &mut script);
