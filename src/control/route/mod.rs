@@ -174,13 +174,12 @@ impl Policies {
                 named.push(person.principal);
             }
         }
-        let entitlement = uid(Word::Entitlement, request.entitlement.as_str());
         entities.extend(self.entitlements.get(&request.entitlement).map(|about| about.entity.clone()));
         let entities = question::with(&Entities::empty(), entities)?;
         let backend = uid(Word::Backend, request.backend.as_str());
         let action = &question::ACTIONS.approve;
         let asked = (&principal, action, &resource);
-        self.ask(&self.approve, asked, &question::moment(now)?, &entities, &[&entitlement, &backend])
+        self.ask(&self.approve, asked, &question::moment(now)?, &entities, &[&resource, &backend])
     }
 
     /// Whether this admin may do that.
