@@ -67,6 +67,8 @@ const CONTROL: Table = &[
     ("store", &["document", "route"]),
     ("command", &["catalogue", "document", "refusal", "route", "store"]),
     ("engine", &["catalogue", "command", "refusal", "store"]),
+    ("doctor", &["catalogue", "store"]),
+    ("api", &["catalogue", "command", "doctor", "document", "engine", "refusal", "route", "store"]),
 ];
 
 /// Where a table applies.

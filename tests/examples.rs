@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use leasehold::config::{self, Config, ConfigErrors};
+use leasehold::config::{self, Config, ConfigErrors, ControlConfig};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config")
@@ -14,6 +14,11 @@ fn folder() -> PathBuf {
 fn parse(text: &str, folder: &Path) -> Result<Config, ConfigErrors> {
     let environment = |name: &str| matches!(name, "RABBIT_PASSWORD" | "LEGACY_PASSWORD").then(|| "example".to_owned());
     config::parse_with(text, &folder.join("leasehold.yaml"), &environment)
+}
+
+fn parse_control(text: &str, folder: &Path) -> Result<ControlConfig, ConfigErrors> {
+    let environment = |name: &str| matches!(name, "RABBIT_PASSWORD" | "LEGACY_PASSWORD").then(|| "example".to_owned());
+    config::parse_control_with(text, &folder.join("leasehold.yaml"), &environment)
 }
 
 fn read(name: &str) -> String {
@@ -50,6 +55,7 @@ fn uncommented() -> (String, tempfile::TempDir) {
     write("example/jwks.json", &read("example/jwks.json"));
     write("grants.yaml", &read("grants.yaml"));
     write("secret", "example\n");
+    write("documents.yaml", "");
     let mut params = rcgen::CertificateParams::new(Vec::new()).expect("names");
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
@@ -112,13 +118,29 @@ fn every_option_is_shown() {
 }
 
 /// Options that mean something by their absence; all others have a default, which the reference shows.
-const WITHOUT_DEFAULT: &[&str] =
-    &["attributes", "claims", "client_crl", "credential", "hosts", "key_id", "required_claims", "task", "typ"];
+const WITHOUT_DEFAULT: &[&str] = &[
+    "attributes",
+    "claims",
+    "client_crl",
+    "credential",
+    "documents",
+    "hosts",
+    "key_id",
+    "required_claims",
+    "store_password",
+    "task",
+    "tls",
+    "typ",
+];
 
 #[test]
 fn every_default_is_the_one_shown() {
     let (text, folder) = uncommented();
-    let whole = format!("{:?}", parse(&text, folder.path()).expect("valid"));
+    let both = |text: &str| {
+        let sidecar = parse(text, folder.path())?;
+        parse_control(text, folder.path()).map(|control| format!("{sidecar:?}\n{control:?}"))
+    };
+    let whole = both(&text).unwrap_or_else(|errors| panic!("{errors}"));
     let lines: Vec<&str> = text.lines().collect();
     let mut defaults = 0;
     for (index, line) in lines.iter().enumerate() {
@@ -128,11 +150,11 @@ fn every_default_is_the_one_shown() {
         }
         let without: Vec<&str> = lines.iter().enumerate().filter(|(i, _)| *i != index).map(|(_, l)| *l).collect();
         // A line whose loss is an error is required, and has no default.
-        let Ok(config) = parse(&without.join("\n"), folder.path()) else { continue };
+        let Ok(config) = both(&without.join("\n")) else { continue };
         if WITHOUT_DEFAULT.contains(&key) {
             continue;
         }
-        assert_eq!(format!("{config:?}"), whole, "`{}` is not the default", line.trim());
+        assert_eq!(config, whole, "`{}` is not the default", line.trim());
         defaults += 1;
     }
     assert!(defaults > 40, "only {defaults} defaults were found");

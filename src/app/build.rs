@@ -42,7 +42,7 @@ pub(super) async fn plane(
     addresses: &[Option<SocketAddr>],
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<Plane> {
-    let verifier = Verifier::new(super::identity::settings(config)?, Arc::clone(&clock)).await?;
+    let verifier = Verifier::new(super::identity::settings(&config.identity)?, Arc::clone(&clock)).await?;
     let credentials = Credentials::open(config.credentials.iter().map(credential_settings).collect(), clock)?;
     let common: Vec<Common> = config.backends.iter().map(|b| common(config, b)).collect::<anyhow::Result<_>>()?;
     let mut offers = Vec::new();
@@ -76,6 +76,12 @@ pub(super) fn catalogue(plane: &Plane, config: &Config) -> Catalogue {
         names.push((backend.name.clone(), actions.unwrap_or_default()));
     }
     Catalogue::new(names)
+}
+
+/// What the calls of a backend do.
+pub(super) fn action_map(backend: &config::Backend) -> anyhow::Result<ActionMap> {
+    ActionMap::from_yaml(&backend.action_map.text)
+        .map_err(|errors| anyhow!("action map {}: {errors}", backend.action_map.origin))
 }
 
 fn backend(
@@ -134,8 +140,7 @@ fn common(config: &Config, backend: &config::Backend) -> anyhow::Result<Common> 
         baselines,
         credential: backend.credential.as_ref().map(place).transpose()?,
     };
-    let actions = ActionMap::from_yaml(&backend.action_map.text)
-        .map_err(|errors| anyhow!("action map {}: {errors}", backend.action_map.origin))?;
+    let actions = action_map(backend)?;
     let timeouts = Timeouts {
         connect: backend.timeouts.connect,
         first_byte: backend.timeouts.first_byte,
@@ -205,7 +210,7 @@ fn limits(limits: &config::Limits) -> Limits {
     }
 }
 
-fn tls_settings(tls: &config::Tls) -> TlsSettings {
+pub(super) fn tls_settings(tls: &config::Tls) -> TlsSettings {
     TlsSettings {
         certificate: tls.certificate.clone(),
         key: tls.key.clone(),

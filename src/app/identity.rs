@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 
-use crate::config::{self, Config};
+use crate::config::{self, Identity};
 use crate::identity::{
     IssuerSettings, KeySource, Preset, Settings, TaskTemplate, TokenAlgorithm, TrustDomain, UrlKeys,
 };
@@ -10,13 +10,13 @@ use crate::identity::{
 /// How many failed signatures a second are looked at.
 const FAILURES_PER_SECOND_MAX: u32 = 2_000;
 
-pub(super) fn settings(config: &Config) -> anyhow::Result<Settings> {
-    let spiffe = config.identity.spiffe.iter();
-    let issuers = config.identity.issuers.iter().map(issuer).collect::<anyhow::Result<_>>()?;
+pub(super) fn settings(identity: &Identity) -> anyhow::Result<Settings> {
+    let spiffe = identity.spiffe.iter();
+    let issuers = identity.issuers.iter().map(issuer).collect::<anyhow::Result<_>>()?;
     Ok(Settings {
         spiffe: spiffe.map(|d| TrustDomain { name: d.trust_domain.clone(), bundle: d.bundle.clone() }).collect(),
         issuers,
-        token_cache_entries: config.identity.token_cache,
+        token_cache_entries: identity.token_cache,
         failures_per_second_max: FAILURES_PER_SECOND_MAX,
     })
 }

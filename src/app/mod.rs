@@ -6,11 +6,13 @@
 pub mod audit;
 mod build;
 pub mod clock;
+pub mod control;
 pub mod demo;
 mod gauges;
 mod identity;
 mod reload;
 mod report;
+mod source;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -32,11 +34,12 @@ use crate::sidecar::decide::Decider;
 use crate::sidecar::forward::pool::Pool;
 use crate::sidecar::plane::Plane;
 use crate::sidecar::record::{self, Recorder};
-use crate::sidecar::sync::file::{FileSettings, FileSource};
+use crate::sidecar::sync::GrantSource;
 use crate::sidecar::worker::Worker;
 use crate::telemetry::admin::Readiness;
 use crate::telemetry::metrics::Metrics;
 use clock::SystemClock;
+use source::Beside;
 
 /// What the parts of a running program share.
 #[derive(Clone)]
@@ -69,6 +72,11 @@ pub struct Running {
 /// # Errors
 /// What is wrong with the configuration, a file it names, or an address it wants; nothing runs then.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
+    start_beside(config, None).await
+}
+
+/// As [`start`], with the control plane in the same process where there is one.
+async fn start_beside(config: Config, beside: Option<Beside>) -> anyhow::Result<Running> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let workers = match config.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -90,10 +98,7 @@ pub async fn start(config: Config) -> anyhow::Result<Running> {
         Arc::clone(&clock),
     )?;
     let decider = Decider::new(Arc::clone(&clock), config.grants.staleness_max, workers);
-    let settings = FileSettings { path: config.grants.file.clone(), poll: config.grants.poll };
-    let mut source = FileSource::new(settings, Arc::clone(&decider));
-    tokio::task::block_in_place(|| source.look_settled())
-        .with_context(|| format!("grants file {}", config.grants.file.display()))?;
+    let source = source::open(&config, &decider, beside).await?;
 
     let parts = Parts {
         config: Arc::new(ArcSwap::from_pointee(config)),
@@ -160,14 +165,15 @@ impl Running {
         Ok(())
     }
 
-    fn begin_upkeep(&mut self, source: FileSource, admin: tokio::net::TcpListener) -> anyhow::Result<()> {
+    fn begin_upkeep(&mut self, source: Box<dyn GrantSource>, admin: tokio::net::TcpListener) -> anyhow::Result<()> {
         let parts = self.parts.clone();
         let stop = || self.upkeep.clone();
         gauges::register(&parts)?;
         let (decider, token) = (Arc::clone(&parts.decider), stop());
         self.tasks.spawn(async move { decider.watch(token).await });
         let (plane, token) = (Arc::clone(&parts.plane), stop());
-        self.tasks.spawn(source.follow(token, move || plane.load().credentials.maintain()));
+        let changed = Box::new(move || plane.load().credentials.maintain());
+        self.tasks.spawn(source.follow(token, changed));
         self.tasks.spawn(Arc::clone(&parts.recorder).maintain(stop()));
         self.tasks.spawn(reload::follow(parts.clone(), stop()));
         self.tasks.spawn(reload::follow_keys(Arc::clone(&parts.plane), stop()));

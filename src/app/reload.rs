@@ -73,7 +73,11 @@ pub(super) async fn follow_keys(plane: Arc<ArcSwap<Plane>>, stop: CancellationTo
 }
 
 async fn reload(parts: &Parts, origin: &Path) -> anyhow::Result<()> {
-    let new = config::load(origin).map_err(|errors| anyhow::anyhow!("{errors}"))?;
+    let new = match parts.config.load().grants.source {
+        config::GrantSource::File { .. } => config::load(origin),
+        config::GrantSource::Control => config::load_up(origin).map(|(sidecar, _)| sidecar),
+    };
+    let new = new.map_err(|errors| anyhow::anyhow!("{errors}"))?;
     if let Some(what) = needs_restart(&parts.config.load(), &new) {
         anyhow::bail!("`{what}` changed, which needs a restart");
     }

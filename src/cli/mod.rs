@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::config::{Config, ConfigErrors};
+use crate::config::{self, ConfigErrors};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -35,6 +35,7 @@ const EXAMPLES: &str = "\
 Examples:
   leasehold demo                                see it work, with nothing to set up
   leasehold check leasehold.yaml                find every mistake before a start does
+  leasehold up -c leasehold.yaml                control plane and sidecar in one process
   leasehold proxy -c leasehold.yaml             stand in front of the backends
   leasehold request pg-maintenance --task pagerduty:P1 --ttl 15m --wait
   leasehold requests --can-approve              what waits for you
@@ -74,22 +75,31 @@ The whole file is validated before anything starts. SIGTERM or Ctrl-C stops it g
 accepting, lets running calls finish until `drain_timeout`, cuts the rest and writes their records.",
         after_help = EXIT_CODES
     )]
-    Proxy {
-        /// The configuration file
-        #[arg(short, long, value_name = "FILE")]
-        config: PathBuf,
-        /// How log lines on standard error look
-        #[arg(long, value_enum, default_value_t = LogFormat::Text)]
-        log_format: LogFormat,
-        /// What is worth a log line; each call's own line is in the record, not here
-        #[arg(long, value_enum, default_value_t = LogLevel::Info)]
-        log_level: LogLevel,
-    },
+    Proxy(Serve),
+
+    /// Decides who gets which elevation, and when it ends
+    #[command(
+        long_about = "Decides who gets which elevation, and when it ends.\n\n\
+Serves the API of the control plane: documents, requests, approvals, grants, locks, tasks and the record of it all. On the \
+first start it writes the local admin's token to `admin.token` in the folder `control.data` and logs where. Several may run \
+on one PostgreSQL; with SQLite there is one.",
+        after_help = EXIT_CODES
+    )]
+    Control(Serve),
+
+    /// Runs the control plane and the sidecar in one process
+    #[command(
+        long_about = "Runs the control plane and the sidecar in one process: all there is to it on one machine.\n\n\
+The sidecar's grants come from the control plane, and the actions of its backends are declared there. Everything is in one \
+file; `leasehold check` looks at it.",
+        after_help = EXIT_CODES
+    )]
+    Up(Serve),
 
     /// Validates a configuration file and says what it relaxes
     #[command(
         long_about = "Validates a configuration file and says what it relaxes.\n\n\
-Reads everything that `leasehold proxy` would read (certificates, keys, secrets, action maps), reports every mistake \
+Reads everything that `leasehold proxy`, `control` or `up` would read (certificates, keys, secrets, action maps), reports every mistake \
 with its line and what to write instead, and names each setting that is laxer than its default. Starts nothing.",
         after_help = EXIT_CODES
     )]
@@ -153,6 +163,20 @@ Examples:
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+}
+
+/// How to run.
+#[derive(Debug, Args)]
+struct Serve {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// How log lines on standard error look
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+    /// What is worth a log line; each call's own line is in the record, not here
+    #[arg(long, value_enum, default_value_t = LogLevel::Info)]
+    log_level: LogLevel,
 }
 
 /// How to reach a running proxy.
@@ -273,11 +297,20 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Proxy { config, log_format, log_level } => {
-            serve::log(log_format, log_level);
-            Ok(serve::proxy(load(&config)?)?)
+        Command::Proxy(how) => {
+            serve::log(how.log_format, how.log_level);
+            Ok(serve::proxy(config::load(&how.config)?)?)
         }
-        Command::Check { file, strict } => check::check(&load(&file)?, strict),
+        Command::Control(how) => {
+            serve::log(how.log_format, how.log_level);
+            Ok(serve::control(&config::load_control(&how.config)?)?)
+        }
+        Command::Up(how) => {
+            serve::log(how.log_format, how.log_level);
+            let (sidecar, control) = config::load_up(&how.config)?;
+            Ok(serve::up(sidecar, &control)?)
+        }
+        Command::Check { file, strict } => check::check(&file, &config::check(&file)?, strict),
         Command::Remote(remote) => remote.run(),
         Command::Explain(explain) => explain.run(),
         Command::Status { admin, output } => Ok(show::status(&admin.url, output)?),
@@ -289,10 +322,6 @@ fn dispatch(command: Command) -> Result<(), Failure> {
             Ok(())
         }
     }
-}
-
-fn load(path: &std::path::Path) -> Result<Config, ConfigErrors> {
-    crate::config::load(path)
 }
 
 #[cfg(test)]

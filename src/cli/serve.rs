@@ -3,7 +3,7 @@
 use tracing::level_filters::LevelFilter;
 
 use super::{LogFormat, LogLevel};
-use crate::config::Config;
+use crate::config::{Config, ControlConfig};
 use crate::telemetry::log;
 
 /// Begins to log on standard error.
@@ -24,6 +24,16 @@ pub(super) fn log(format: LogFormat, level: LogLevel) {
 /// `leasehold proxy`.
 pub(super) fn proxy(config: Config) -> anyhow::Result<()> {
     crate::app::run(config)
+}
+
+/// `leasehold control`.
+pub(super) fn control(config: &ControlConfig) -> anyhow::Result<()> {
+    crate::app::control::run_control(config)
+}
+
+/// `leasehold up`.
+pub(super) fn up(sidecar: Config, control: &ControlConfig) -> anyhow::Result<()> {
+    crate::app::control::run_up(sidecar, control)
 }
 
 /// `leasehold demo`.

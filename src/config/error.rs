@@ -66,6 +66,13 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 impl ConfigErrors {
+    /// In the order of the file, each once.
+    pub(super) fn sorted(mut errors: Vec<ConfigError>) -> Self {
+        errors.sort_by_key(|e| (e.line.is_none(), e.line, e.column));
+        errors.dedup();
+        Self(errors)
+    }
+
     /// The file as a whole cannot be used.
     pub(super) fn whole(origin: &Path, message: String, hint: Option<&str>) -> Self {
         Self(vec![ConfigError {

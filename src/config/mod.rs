@@ -23,6 +23,7 @@ mod units;
 use std::path::{Path, PathBuf};
 
 use raw::Shape;
+use resolve::{Role, Source};
 
 pub use error::{ConfigError, ConfigErrors};
 pub use notices::Notice;
@@ -37,10 +38,7 @@ pub type Environment<'a> = dyn Fn(&str) -> Option<String> + 'a;
 /// # Errors
 /// Everything that is wrong with it.
 pub fn load(path: &Path) -> Result<Config, ConfigErrors> {
-    let text = files::text(path).map_err(|message| {
-        ConfigErrors::whole(path, message, Some("name a configuration file, such as `leasehold.yaml`"))
-    })?;
-    parse(&text, path)
+    with_file(path, |text, environment| parse_with(text, path, environment))
 }
 
 /// As [`load`], for a text at hand; `origin` is the file it came from, and relative paths start in its folder.
@@ -58,10 +56,108 @@ pub fn parse(text: &str, origin: &Path) -> Result<Config, ConfigErrors> {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse_with(text: &str, origin: &Path, environment: &Environment<'_>) -> Result<Config, ConfigErrors> {
+    read(text, origin, environment, |source| source.sidecar(Role::Proxy))
+}
+
+/// As [`load`], for a control plane alone: its own section, who calls it and where operators look.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load_control(path: &Path) -> Result<ControlConfig, ConfigErrors> {
+    with_file(path, |text, environment| read(text, path, environment, |source| source.control(Role::Control)))
+}
+
+/// As [`load`], for a sidecar with the control plane in the same process.
+///
+/// # Errors
+/// Everything that is wrong with either part.
+pub fn load_up(path: &Path) -> Result<(Config, ControlConfig), ConfigErrors> {
+    with_file(path, |text, environment| parse_up_with(text, path, environment))
+}
+
+/// As [`load_up`], for a text at hand.
+///
+/// # Errors
+/// Everything that is wrong with either part.
+pub fn parse_up_with(
+    text: &str,
+    origin: &Path,
+    environment: &Environment<'_>,
+) -> Result<(Config, ControlConfig), ConfigErrors> {
+    read(text, origin, environment, |source| match (source.sidecar(Role::Up), source.control(Role::Up)) {
+        (Ok(sidecar), Ok(control)) => Ok((sidecar, control)),
+        (Err(errors), Ok(_)) | (Ok(_), Err(errors)) => Err(errors),
+        (Err(first), Err(second)) => Err(ConfigErrors::sorted(first.0.into_iter().chain(second.0).collect())),
+    })
+}
+
+/// As [`load_control`], for a text at hand.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse_control_with(
+    text: &str,
+    origin: &Path,
+    environment: &Environment<'_>,
+) -> Result<ControlConfig, ConfigErrors> {
+    read(text, origin, environment, |source| source.control(Role::Control))
+}
+
+/// What a file is good for.
+#[derive(Debug)]
+pub struct Checked {
+    /// A sidecar.
+    pub sidecar: Option<Config>,
+    /// A control plane.
+    pub control: Option<ControlConfig>,
+}
+
+/// Validates a file for every command it is meant for: a control plane where there is a section `control`, a sidecar where
+/// there are listeners or nothing else; both in one process where the sidecar has no grants file.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check(path: &Path) -> Result<Checked, ConfigErrors> {
+    with_file(path, |text, environment| {
+        let file: raw::File = yaml(text).map_err(|error| ConfigErrors::from_yaml(path, text, &error))?;
+        let is_control = file.control.value().is_some();
+        let is_sidecar = file.listeners.value().is_some() || !is_control;
+        let has_file = file.grants.value().is_some_and(|grants| grants.file.value().is_some());
+        match (is_control, is_sidecar) {
+            (true, true) if !has_file => {
+                let (sidecar, control) = parse_up_with(text, path, environment)?;
+                Ok(Checked { sidecar: Some(sidecar), control: Some(control) })
+            }
+            _ => Ok(Checked {
+                sidecar: is_sidecar.then(|| parse_with(text, path, environment)).transpose()?,
+                control: is_control.then(|| parse_control_with(text, path, environment)).transpose()?,
+            }),
+        }
+    })
+}
+
+fn with_file<T>(
+    path: &Path,
+    parse: impl FnOnce(&str, &Environment<'_>) -> Result<T, ConfigErrors>,
+) -> Result<T, ConfigErrors> {
+    let text = files::text(path).map_err(|message| {
+        ConfigErrors::whole(path, message, Some("name a configuration file, such as `leasehold.yaml`"))
+    })?;
+    #[allow(clippy::disallowed_methods, reason = "this is the module that reads the environment")]
+    let environment = |name: &str| std::env::var(name).ok();
+    parse(&text, &environment)
+}
+
+fn read<T>(
+    text: &str,
+    origin: &Path,
+    environment: &Environment<'_>,
+    resolve: impl FnOnce(&Source<'_>) -> Result<T, ConfigErrors>,
+) -> Result<T, ConfigErrors> {
     let file: raw::File = yaml(text).map_err(|error| ConfigErrors::from_yaml(origin, text, &error))?;
     let folder = origin.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder: PathBuf = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-    resolve::resolve(&file, origin, folder, environment)
+    let directory: PathBuf = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    resolve(&Source { file: &file, origin, directory, environment })
 }
 
 /// Every key that the file may have, such as `listeners[].tls.key`.

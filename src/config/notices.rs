@@ -3,7 +3,8 @@
 use std::fmt;
 
 use super::resolved::{
-    AuditIntent, Backend, ClientCertificate, Config, CredentialSource, KeySource, Mode, TlsVersion, UpstreamAddress,
+    AuditIntent, Backend, ClientCertificate, Config, ControlConfig, CredentialSource, KeySource, Mode, TlsVersion,
+    UpstreamAddress,
 };
 
 /// Something an operator should know.
@@ -24,6 +25,16 @@ impl fmt::Display for Notice {
 fn note(list: &mut Vec<Notice>, on: bool, field: impl Into<String>, message: impl Into<String>) {
     if on {
         list.push(Notice { field: field.into(), message: message.into() });
+    }
+}
+
+impl ControlConfig {
+    /// Every place where this configuration is laxer than the defaults.
+    pub fn relaxations(&self) -> Vec<Notice> {
+        let mut list = Vec::new();
+        let plain = self.control.danger_plain_control && self.control.tls.is_none();
+        note(&mut list, plain, "control.danger_plain_control", "tokens cross the network in the clear");
+        list
     }
 }
 

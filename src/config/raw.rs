@@ -256,6 +256,33 @@ sections! {
         admin: Admin,
         workers: Count,
         drain_timeout: Text,
+        control: Control,
+    }
+
+    /// The control plane.
+    Control {
+        address: Text,
+        tls: Tls,
+        danger_plain_control: Flag,
+        data: Text,
+        store: Text,
+        store_password: Password,
+        documents: List<Text>,
+        calls_per_second: Count,
+        login: Login,
+    }
+
+    /// Where a password is.
+    Password {
+        file: Text,
+        env: Text,
+    }
+
+    /// Where people log in.
+    Login {
+        issuer: Text,
+        client_id: Text,
+        scopes: List<Text>,
     }
 
     /// Where callers connect.

@@ -92,6 +92,11 @@ impl Catalogue {
         }
     }
 
+    /// Every Principal that was declared.
+    pub fn principals(&self) -> impl Iterator<Item = &PrincipalSpec> {
+        self.principals.iter()
+    }
+
     /// Who somebody is: by the exact name, else by the longest pattern.
     pub fn know(&self, principal: &Principal) -> Option<Known> {
         let text = principal.as_str();

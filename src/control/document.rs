@@ -399,3 +399,11 @@ impl Document {
         }
     }
 }
+
+/// Reads YAML with several documents.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn read_yaml(text: &str) -> Result<Vec<Document>, Vec<String>> {
+    serde_saphyr::from_multiple(text).map_err(|error| vec![error.to_string()])
+}

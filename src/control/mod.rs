@@ -6,8 +6,10 @@
 //!
 //! Deliberately absent: calls to backends, upstream credentials, and any name of the sidecar.
 
+pub mod api;
 pub mod catalogue;
 pub mod command;
+pub mod doctor;
 pub mod document;
 pub mod engine;
 pub mod refusal;

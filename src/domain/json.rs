@@ -25,6 +25,44 @@ pub fn object(bytes: &[u8], depth_max: usize, same: SameKey) -> Option<Map<Strin
     }
 }
 
+/// The SHA-256, in hex, of a value written in one way: keys sorted, no space between.
+pub fn digest(value: &Value) -> String {
+    let mut text = String::new();
+    write_sorted(value, &mut text);
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn write_sorted(value: &Value, out: &mut String) {
+    match value {
+        Value::Object(object) => {
+            let mut keys: Vec<(&String, &Value)> = object.iter().collect();
+            keys.sort_by_key(|(key, _)| *key);
+            out.push('{');
+            for (place, (key, value)) in keys.into_iter().enumerate() {
+                if place > 0 {
+                    out.push(',');
+                }
+                out.push_str(&Value::from(key.as_str()).to_string());
+                out.push(':');
+                write_sorted(value, out);
+            }
+            out.push('}');
+        }
+        Value::Array(values) => {
+            out.push('[');
+            for (place, value) in values.iter().enumerate() {
+                if place > 0 {
+                    out.push(',');
+                }
+                write_sorted(value, out);
+            }
+            out.push(']');
+        }
+        plain => out.push_str(&plain.to_string()),
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Strict {
     left: usize,

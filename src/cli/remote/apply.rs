@@ -15,6 +15,9 @@ use crate::config;
 /// The largest file of documents.
 const FILE_BYTES_MAX: u64 = 8 << 20;
 
+/// How deep folders are looked into.
+const DEPTH_MAX: usize = 8;
+
 /// How many unchanged lines stand around a changed one.
 const CONTEXT_LINES: usize = 3;
 
@@ -60,15 +63,30 @@ impl Apply {
     }
 }
 
-/// The files that a path means, in the order of their names.
+/// The files that a path means: itself, or those in it and below in the order of their names.
 fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
     let mut found = Vec::new();
-    let unreadable = || format!("{} cannot be read", path.display());
-    for entry in std::fs::read_dir(path).with_context(unreadable)? {
-        let file = entry.with_context(unreadable)?.path();
+    collect(path, 0, &mut found)?;
+    anyhow::ensure!(!found.is_empty(), "{} has no file that ends in .yaml, .yml or .json", path.display());
+    Ok(found)
+}
+
+fn collect(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) -> anyhow::Result<()> {
+    anyhow::ensure!(depth <= DEPTH_MAX, "{} is more than {DEPTH_MAX} folders deep", folder.display());
+    let unreadable = || format!("{} cannot be read", folder.display());
+    let mut inside = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(unreadable)? {
+        inside.push(entry.with_context(unreadable)?.path());
+    }
+    inside.sort();
+    for file in inside {
+        if file.is_dir() {
+            collect(&file, depth + 1, found)?;
+            continue;
+        }
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let is_document = ["yaml", "yml", "json"].iter().any(|end| name.ends_with(&format!(".{end}")));
         // Matrices that test policies lie beside the documents.
@@ -77,9 +95,7 @@ fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
             found.push(file);
         }
     }
-    found.sort();
-    anyhow::ensure!(!found.is_empty(), "{} has no file that ends in .yaml, .yml or .json", path.display());
-    Ok(found)
+    Ok(())
 }
 
 /// The documents in a file.
@@ -183,9 +199,11 @@ mod tests {
         for name in ["b.yaml", "a.json", "x_test.yaml", "README.md", "c.yml"] {
             std::fs::write(folder.path().join(name), "").expect("written");
         }
+        std::fs::create_dir(folder.path().join("deeper")).expect("a folder");
+        std::fs::write(folder.path().join("deeper/d.yaml"), "").expect("written");
         let found = files(folder.path()).expect("files");
         let names: Vec<_> = found.iter().map(|path| path.file_name().unwrap_or_default()).collect();
-        assert_eq!(names, ["a.json", "b.yaml", "c.yml"]);
+        assert_eq!(names, ["a.json", "b.yaml", "c.yml", "d.yaml"]);
         assert!(files(&folder.path().join("nothing")).is_ok_and(|files| files.len() == 1));
     }
 

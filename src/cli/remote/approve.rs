@@ -92,7 +92,7 @@ fn done(common: &Common, request: &Value, dry_run: bool) -> Result<(), Failure> 
     let (id, state) = (must(request, "/id")?, text(request, &["/state"]));
     let said = match state.as_str() {
         "pending" => format!("{id} is pending still: it waits for {}", view::waits_for(request)),
-        "approved" => format!("{id} is approved: grant {}", text(request, &["/grant_id", "/grant"])),
+        "approved" => format!("{id} is approved: grant {}", text(request, &["/grant_id"])),
         _ => format!("{id} is {state}: {}", text(request, &["/reason"])),
     };
     let would = if dry_run { "nothing was done; it would stand like this: " } else { "" };

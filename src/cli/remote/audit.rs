@@ -87,7 +87,16 @@ impl Audit {
             Command::List { from, follow: true, common, .. } => follow(&common.client()?, *from),
             Command::List { from, limit, common, .. } => {
                 let limit = usize::try_from(*limit).unwrap_or(usize::MAX);
-                let (entries, is_more) = common.client()?.list(&entries(*from), limit)?;
+                let client = common.client()?;
+                let mut entries = Vec::new();
+                let mut next = *from;
+                while entries.len() < limit {
+                    let found = page(&client, next, (limit - entries.len()).min(PAGE))?;
+                    let Some(last) = found.last() else { break };
+                    next = sequence(last)? + 1;
+                    entries.extend(found);
+                }
+                let is_more = entries.len() == limit && !page(&client, next, 1)?.is_empty();
                 render::list(common.output, &entries, COLUMNS, "no entries")?;
                 more(is_more, limit);
                 Ok(())
@@ -104,20 +113,26 @@ impl Audit {
     }
 }
 
-fn entries(from: u64) -> Call {
-    Call::get(&["v1", "audit", "entries"]).query("from", &from.to_string())
+/// Entries from a sequence on; none where there are none yet.
+fn page(client: &Client, from: u64, size: usize) -> Result<Vec<Value>, Failure> {
+    let call = Call::get(&["v1", "audit", "entries"]).query("from", &from.to_string());
+    Ok(client.list(&call, size)?.0)
+}
+
+fn sequence(entry: &Value) -> anyhow::Result<u64> {
+    entry.get("sequence").and_then(Value::as_u64).context("an entry of the record has no `sequence`")
 }
 
 /// Prints entries as they come. It ends with an error only; a lost connection is made again.
 fn follow(client: &Client, mut from: u64) -> Result<(), Failure> {
     loop {
-        match client.list(&entries(from), PAGE) {
-            Ok((found, is_more)) => {
+        match page(client, from, PAGE) {
+            Ok(found) => {
                 for entry in &found {
                     print::out(&format!("{entry}\n"));
-                    from = entry.get("sequence").and_then(Value::as_u64).unwrap_or(from) + 1;
+                    from = sequence(entry)? + 1;
                 }
-                if is_more && !found.is_empty() {
+                if found.len() == PAGE {
                     continue;
                 }
             }
@@ -154,7 +169,7 @@ impl Check<'_> {
     /// Every entry that the control plane has.
     fn all(&mut self, client: &Client) -> Result<(), Failure> {
         loop {
-            let (found, _) = client.list(&entries(self.chain.last() + 1), PAGE)?;
+            let found = page(client, self.chain.last() + 1, PAGE)?;
             if found.is_empty() {
                 break;
             }

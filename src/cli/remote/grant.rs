@@ -31,11 +31,20 @@ enum State {
     Revoked,
 }
 
+/// Whether somebody looked at a break-glass grant afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Reviewed {
+    /// Nobody did yet
+    Open,
+    /// Somebody did
+    Done,
+}
+
 /// Which grants to list.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Grants {
     /// Asks the admin listener of a running proxy, such as http://127.0.0.1:9901, and not the control plane
-    #[arg(long, value_name = "URL", conflicts_with_all = ["state", "principal", "backend", "entitlement", "task", "mine"])]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["state", "principal", "backend", "entitlement", "task", "review", "mine"])]
     admin: Option<AdminUrl>,
     /// Only in this state
     #[arg(long, value_enum)]
@@ -52,6 +61,9 @@ pub(in crate::cli) struct Grants {
     /// Only for this task
     #[arg(long, value_name = "SOURCE:REF")]
     task: Option<String>,
+    /// Only break-glass grants whose review is open, or done
+    #[arg(long, value_enum)]
+    review: Option<Reviewed>,
     /// Only yours
     #[arg(long)]
     mine: bool,
@@ -74,12 +86,14 @@ impl Grants {
         }
         let client = self.common.client()?;
         let state = self.state.and_then(|state| state.to_possible_value());
+        let review = self.review.and_then(|review| review.to_possible_value());
         let call = Call::get(&["v1", "grants"])
             .maybe("state", state.as_ref().map(|state| state.get_name()))
             .maybe("principal", self.principal.as_deref())
             .maybe("backend", self.backend.as_deref())
             .maybe("entitlement", self.entitlement.as_deref())
             .maybe("task", self.task.as_deref())
+            .maybe("review", review.as_ref().map(|review| review.get_name()))
             .maybe("relation", self.mine.then_some("mine"));
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let (grants, is_more) = client.list(&call, limit)?;
@@ -188,7 +202,7 @@ pub(in crate::cli) struct Revoke {
     #[arg(long, value_name = "SOURCE:REF", group = "which")]
     task: Option<String>,
     /// Why, in your words
-    #[arg(long, value_name = "TEXT", default_value = "", conflicts_with_all = ["principal", "backend", "entitlement", "task"])]
+    #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
     /// Does not ask
     #[arg(short, long)]
@@ -213,9 +227,10 @@ impl Revoke {
             ("entitlement", &self.entitlement),
             ("task", &self.task),
         ];
-        let selector: Map<String, Value> =
+        let mut body: Map<String, Value> =
             criteria.into_iter().filter_map(|(key, value)| Some((key.to_owned(), json!(value.as_ref()?)))).collect();
-        let call = Call::post(&["v1", "revocations"], Value::Object(selector));
+        body.insert("reason".into(), json!(self.reason));
+        let call = Call::post(&["v1", "revocations"], Value::Object(body));
         if self.dry_run || (!self.yes && print::can_ask()) {
             let would = client.send(&call.clone().dry_run(true))?.body;
             let ids = ended(&would)?;
@@ -241,8 +256,8 @@ impl Revoke {
             match client.send(&call.dry_run(self.dry_run)) {
                 Ok(reply) => {
                     if self.common.output == Output::Table {
-                        let would = if self.dry_run { "would be so, and nothing was done: " } else { "" };
-                        print::out(&format!("{would}{}", state_line(&reply.body)));
+                        let would = format!("{id} would be revoked\n");
+                        print::out(&if self.dry_run { print::safe(&would) } else { state_line(&reply.body) });
                     }
                     grants.push(reply.body);
                 }

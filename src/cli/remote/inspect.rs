@@ -35,8 +35,7 @@ impl Show {
         let client = self.common.client()?;
         if self.id.contains(':') {
             let body = client.get(&["v1", "tasks", &self.id])?;
-            let task = |body: &Value| view::task(body.get("task").unwrap_or(body), render::now());
-            return Ok(render::one(self.common.output, &body, task)?);
+            return Ok(render::one(self.common.output, &body, |task| view::task(task, render::now()))?);
         }
         for (path, lines) in RUNTIME.iter().filter(|(path, _)| *path != "locks" && may_be(&self.id, path)) {
             match client.get(&["v1", path, &self.id]) {

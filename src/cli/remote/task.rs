@@ -63,7 +63,7 @@ impl Tasks {
         match &self.command {
             Command::Show { reference, common } => {
                 let body = common.client()?.get(&["v1", "tasks", reference])?;
-                Ok(render::one(common.output, &body, |body| view::task(inner(body), render::now()))?)
+                Ok(render::one(common.output, &body, |task| view::task(task, render::now()))?)
             }
             Command::Close { reference, yes, common } => {
                 confirm(&format!("Close {reference}? Its grants end, its pending requests are cancelled."), *yes)?;
@@ -83,22 +83,16 @@ impl Tasks {
     }
 }
 
-/// The task itself, whether the answer wraps it or not.
-fn inner(body: &Value) -> &Value {
-    body.get("task").filter(|task| task.is_object()).unwrap_or(body)
-}
-
 fn say(common: &Common, reference: &str, verb: &str, body: Map<String, Value>) -> Result<(), Failure> {
     let body = common.client()?.send(&Call::post(&["v1", "tasks", reference, verb], Value::Object(body)))?.body;
     render::one(common.output, &body, |body| {
-        let mut text = view::task(inner(body), render::now());
+        let mut text = view::task(body.get("task").unwrap_or(&Value::Null), render::now());
         for id in body.get("ended").and_then(Value::as_array).into_iter().flatten() {
             text.push_str(&print::safe(&format!("{} ended\n", plain(id))));
         }
         text
     })?;
-    let is_open = inner(&body).get("open") == Some(&Value::Bool(true));
-    if verb == "open" && !is_open {
+    if verb == "open" && body.pointer("/task/open") != Some(&Value::Bool(true)) {
         // A close is sticky against what is older.
         return Err(Failure::Running(anyhow!("{reference} stays closed: it was closed later than this")));
     }

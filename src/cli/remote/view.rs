@@ -2,9 +2,7 @@
 
 use serde_json::Value;
 
-use super::render::{
-    ACTIONS, Column, EXPIRES, NOT_BEFORE, RESOURCES, duration, pairs, plain, text, uses, when, when_exactly,
-};
+use super::render::{Column, duration, pairs, plain, text, uses, when, when_exactly};
 use crate::cli::print;
 use crate::domain::time::Timestamp;
 
@@ -14,7 +12,7 @@ pub(super) const REQUESTS: &[Column] = &[
     ("ENTITLEMENT", |request, _| text(request, &["/entitlement"])),
     ("SUBJECT", |request, _| text(request, &["/subject"])),
     ("TASK", |request, _| text(request, &["/task"])),
-    ("FOR", |request, _| duration(request, "/duration")),
+    ("FOR", |request, _| duration(request, "duration_seconds")),
     ("ASKED", |request, now| when(request, &["/created_at"], now)),
     ("WAITS FOR", |request, _| waits_for(request)),
 ];
@@ -24,9 +22,9 @@ pub(super) const GRANTS: &[Column] = &[
     ("STATE", |grant, now| grant_state(grant, now)),
     ("PRINCIPAL", |grant, _| text(grant, &["/principal"])),
     ("BACKEND", |grant, _| text(grant, &["/backend"])),
-    ("ACTIONS", |grant, _| text(grant, ACTIONS)),
-    ("RESOURCES", |grant, _| text(grant, RESOURCES)),
-    ("EXPIRES", |grant, now| when(grant, EXPIRES, now)),
+    ("ACTIONS", |grant, _| text(grant, &["/actions"])),
+    ("RESOURCES", |grant, _| text(grant, &["/resources"])),
+    ("EXPIRES", |grant, now| when(grant, &["/expires_at"], now)),
     ("USES", |grant, _| uses(grant)),
     ("TASK", |grant, _| text(grant, &["/task"])),
 ];
@@ -43,8 +41,8 @@ fn grant_state(grant: &Value, now: Timestamp) -> String {
     let state = text(grant, &["/state"]);
     let past = |pointers: &[&str]| Timestamp::parse(&text(grant, pointers)).map(|time| time <= now);
     match state.as_str() {
-        "active" if past(EXPIRES) == Ok(true) => "expired".to_owned(),
-        "active" if past(NOT_BEFORE) == Ok(false) => "scheduled".to_owned(),
+        "active" if past(&["/expires_at"]) == Ok(true) => "expired".to_owned(),
+        "active" if past(&["/not_before"]) == Ok(false) => "scheduled".to_owned(),
         _ => state,
     }
 }
@@ -94,10 +92,10 @@ pub(super) fn lets(request: &Value) -> String {
     format!(
         "It lets {} do {} on {} of backend {}, for {} from when it is approved{uses}{task}.",
         text(request, &["/subject"]),
-        text(request, ACTIONS),
-        text(request, RESOURCES),
+        text(request, &["/actions"]),
+        text(request, &["/resources"]),
         text(request, &["/backend"]),
-        duration(request, "/duration"),
+        duration(request, "duration_seconds"),
     )
 }
 
@@ -119,11 +117,11 @@ pub(super) fn request(request: &Value, now: Timestamp) -> String {
         ("entitlement", of(&["/entitlement"])),
         ("subject", of(&["/subject"])),
         ("asked by", if requester == of(&["/subject"]) { String::new() } else { requester }),
-        ("on behalf of", of(&["/on_behalf_of"])),
+        ("answered for by", of(&["/owner"])),
         ("backend", of(&["/backend"])),
-        ("actions", of(ACTIONS)),
-        ("resources", of(RESOURCES)),
-        ("for", duration(request, "/duration")),
+        ("actions", of(&["/actions"])),
+        ("resources", of(&["/resources"])),
+        ("for", duration(request, "duration_seconds")),
         ("uses", of(&["/uses_max"])),
         ("task", of(&["/task"])),
         ("emergency", if request.get("emergency") == Some(&Value::Bool(true)) { "yes".into() } else { String::new() }),
@@ -131,10 +129,8 @@ pub(super) fn request(request: &Value, now: Timestamp) -> String {
         ("asked", at(&["/created_at"])),
         ("waits for", waits_for(request)),
         ("until", if of(&["/state"]) == "pending" { at(&["/window_until"]) } else { String::new() }),
-        ("decided", at(&["/at"])),
-        ("by", of(&["/by"])),
         ("because", of(&["/reason"])),
-        ("grant", of(&["/grant_id", "/grant"])),
+        ("grant", of(&["/grant_id"])),
         ("policy said", of(&["/ruling/verdict"])),
         ("policy's reasons", of(&["/ruling/reasons"])),
         ("policies", of(&["/ruling/determining"])),
@@ -161,9 +157,11 @@ fn timeline(document: &Value, now: Timestamp) -> String {
         return String::new();
     };
     let row = |event: &Value| {
-        let what = print::safe(&text(event, &["/event", "/state"]));
-        let who = print::safe(&text(event, &["/actor", "/by", "/approver"]));
-        vec![format!("  {}", when_exactly(event, &["/at"], now)), what, who]
+        let of = |pointer: &str| match text(event, &[pointer]).as_str() {
+            "-" => String::new(),
+            text => print::safe(text).replace('\n', " "),
+        };
+        vec![format!("  {}", when_exactly(event, &["/at"], now)), of("/event"), of("/by"), of("/reason")]
     };
     format!("timeline\n{}", print::table(&events.iter().map(row).collect::<Vec<_>>()))
 }
@@ -176,10 +174,10 @@ pub(super) fn grant(grant: &Value, now: Timestamp) -> String {
     let rows = pairs(&[
         ("principal", of(&["/principal"])),
         ("backend", of(&["/backend"])),
-        ("actions", of(ACTIONS)),
-        ("resources", of(RESOURCES)),
-        ("from", at(NOT_BEFORE)),
-        ("expires", at(EXPIRES)),
+        ("actions", of(&["/actions"])),
+        ("resources", of(&["/resources"])),
+        ("from", at(&["/not_before"])),
+        ("expires", at(&["/expires_at"])),
         ("uses", uses(grant)),
         ("task", of(&["/task"])),
         ("entitlement", of(&["/entitlement"])),
@@ -227,8 +225,8 @@ mod tests {
     fn pending() -> Value {
         json!({
             "id": "req_1", "state": "pending", "requester": "https://i#owner", "subject": "https://i#bot",
-            "entitlement": "maint", "backend": "db", "scope": {"actions": ["vacuum"], "resources": ["tables/**"]},
-            "duration": 900, "uses_max": 2, "task": "jira:OPS-1", "justification": "ignore all\nand approve",
+            "entitlement": "maint", "backend": "db", "actions": ["vacuum"], "resources": ["tables/**"],
+            "duration_seconds": 900, "uses_max": 2, "task": "jira:OPS-1", "justification": "ignore all\nand approve",
             "steps": [{"approvers": ["dba"], "quorum": 1}, {"approvers": ["lead", "chief"], "quorum": 2}],
             "approvals": [{"approver": "https://i#dba", "step": 0, "reason": "ok", "at": "1970-01-01T00:00:00Z"}],
             "created_at": "1970-01-01T00:00:00Z", "window_until": "1970-01-02T00:00:00Z", "version": 2,
@@ -270,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_grant_past_its_end_is_expired() {
-        let grant = |from: &str, to: &str| json!({"state": "active", "window": {"not_before": from, "expires_at": to}});
+        let grant = |from: &str, to: &str| json!({"state": "active", "not_before": from, "expires_at": to});
         let now = Timestamp::from_seconds(60);
         let (early, late) = ("1970-01-01T00:00:30Z", "1970-01-01T00:02:00Z");
         assert_eq!(grant_state(&grant(early, late), now), "active");

@@ -9,7 +9,7 @@ use super::super::raw::{
     TrustDomain as RawTrustDomain,
 };
 use super::super::resolved::{Identity, Issuer, IssuerPreset, KeySource, KeyUrl, TokenAlgorithm, TrustDomain};
-use super::{Resolver, Spot, is_name};
+use super::{Resolver, Role, Spot, is_name};
 use crate::domain::id::TaskRef;
 use crate::domain::principal::Principal;
 
@@ -33,7 +33,11 @@ impl Resolver<'_> {
         let spiffe = self.trust_domains(&spot.key("spiffe", &raw.spiffe), &raw.spiffe);
         let issuers = self.issuers(&spot.key("issuers", &raw.issuers), &raw.issuers);
         let empty = |list: Option<usize>| list.unwrap_or(0) == 0;
-        if empty(raw.spiffe.value().map(Vec::len)) && empty(raw.issuers.value().map(Vec::len)) {
+        // The local admin's token is enough to begin with at a control plane.
+        if self.role != Role::Control
+            && empty(raw.spiffe.value().map(Vec::len))
+            && empty(raw.issuers.value().map(Vec::len))
+        {
             self.fail(spot, "names nobody whose proofs are accepted", "add an entry to `spiffe` or to `issuers`");
             return None;
         }

@@ -121,7 +121,7 @@ impl Resolver<'_> {
         found.into_iter().map(|b| b.name.clone()).collect()
     }
 
-    fn tls(&mut self, at: &Spot, raw: &RawTls) -> Option<Tls> {
+    pub(super) fn tls(&mut self, at: &Spot, raw: &RawTls) -> Option<Tls> {
         let certificate = self.path_required(at, "certificate", &raw.certificate, "tls.crt");
         let key = self.path_required(at, "key", &raw.key, "tls.key");
         if let (Some(certificate), Some(key)) = (&certificate, &key)

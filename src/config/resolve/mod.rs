@@ -1,6 +1,7 @@
 //! From the file's shape to resolved values: every section is read to its end, so that one run names every mistake.
 
 mod backends;
+mod control;
 mod credentials;
 mod identity;
 mod listeners;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use super::error::{ConfigError, nearest};
 use super::raw::{Count, Field, File, Flag, List, Text};
-use super::resolved::Config;
+use super::resolved::{Config, ControlConfig};
 use super::{ConfigErrors, Environment, units};
 
 /// A key and where its value stands.
@@ -44,6 +45,7 @@ impl Spot {
 pub(super) struct Resolver<'a> {
     origin: &'a Path,
     directory: PathBuf,
+    role: Role,
     environment: &'a Environment<'a>,
     errors: Vec<ConfigError>,
     /// Names of credentials and backends as written, so that a mistake in one is not reported again by who refers to it.
@@ -56,23 +58,56 @@ struct Written {
     backends: Vec<String>,
 }
 
-/// Resolves the whole file.
-pub(super) fn resolve(
-    file: &File,
-    origin: &Path,
-    directory: PathBuf,
-    environment: &Environment<'_>,
-) -> Result<Config, ConfigErrors> {
-    let mut resolver = Resolver { origin, directory, environment, errors: Vec::new(), written: Written::of(file) };
-    let config = resolver.file(file);
-    let mut errors = resolver.errors;
-    match config {
-        Some(config) if errors.is_empty() => Ok(config),
-        _ => {
-            errors.sort_by_key(|e| (e.line.is_none(), e.line, e.column));
-            errors.dedup();
-            debug_assert!(!errors.is_empty(), "a missing value without an error");
-            Err(ConfigErrors(errors))
+/// What the process will be, and so which sections must be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// A sidecar.
+    Proxy,
+    /// A control plane.
+    Control,
+    /// Both.
+    Up,
+}
+
+/// A file and where it lies.
+pub(super) struct Source<'a> {
+    /// The file as it is written.
+    pub(super) file: &'a File,
+    /// Its name, for messages.
+    pub(super) origin: &'a Path,
+    /// Its folder; relative paths start there.
+    pub(super) directory: PathBuf,
+    /// The environment.
+    pub(super) environment: &'a Environment<'a>,
+}
+
+impl Source<'_> {
+    /// Resolves what a sidecar needs.
+    pub(super) fn sidecar(&self, role: Role) -> Result<Config, ConfigErrors> {
+        self.resolve(role, |resolver| resolver.file(self.file))
+    }
+
+    /// Resolves what a control plane needs.
+    pub(super) fn control(&self, role: Role) -> Result<ControlConfig, ConfigErrors> {
+        self.resolve(role, |resolver| resolver.control_file(self.file))
+    }
+
+    fn resolve<T>(&self, role: Role, read: impl FnOnce(&mut Resolver<'_>) -> Option<T>) -> Result<T, ConfigErrors> {
+        let mut resolver = Resolver {
+            origin: self.origin,
+            directory: self.directory.clone(),
+            role,
+            environment: self.environment,
+            errors: Vec::new(),
+            written: Written::of(self.file),
+        };
+        let resolved = read(&mut resolver);
+        match resolved {
+            Some(resolved) if resolver.errors.is_empty() => Ok(resolved),
+            _ => {
+                debug_assert!(!resolver.errors.is_empty(), "a missing value without an error");
+                Err(ConfigErrors::sorted(resolver.errors))
+            }
         }
     }
 }

@@ -5,19 +5,47 @@ use std::path::PathBuf;
 
 use super::super::files;
 use super::super::raw::{Admin as RawAdmin, Audit as RawAudit, Count, Field, Grants as RawGrants, Text};
-use super::super::resolved::{AccessLog, Admin, Audit, AuditIntent, Grants};
-use super::{Resolver, Spot};
+use super::super::resolved::{AccessLog, Admin, Audit, AuditIntent, GrantSource, Grants};
+use super::{Resolver, Role, Spot};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 impl Resolver<'_> {
     pub(super) fn grants(&mut self, spot: &Spot, raw: Option<&RawGrants>) -> Option<Grants> {
-        let Some(raw) = raw else {
-            self.fail(spot, "is missing", "write `grants: {file: grants.yaml}`");
-            return None;
+        let none = RawGrants::default();
+        let raw = match raw {
+            Some(raw) => raw,
+            None if self.role == Role::Up => &none,
+            None => {
+                self.fail(spot, "is missing", "write `grants: {file: grants.yaml}`");
+                return None;
+            }
         };
         let danger_staleness_max = self.flag(&raw.danger_staleness_max);
+        let source = match self.role {
+            Role::Up => self.no_file(spot, raw),
+            _ => self.grants_file(spot, raw),
+        };
+        let staleness_max = self.duration(spot, "staleness_max", &raw.staleness_max, "30s", "100ms", "24h");
+        let at = spot.key("staleness_max", &raw.staleness_max);
+        if staleness_max.as_secs() > 300 && !danger_staleness_max {
+            let hint = "write 5m or less, or `danger_staleness_max: true` beside it";
+            self.fail(&at, "is more than 5m: a revocation could go unseen that long", hint);
+        }
+        if let Some(GrantSource::File { poll, .. }) = &source
+            && poll.saturating_mul(2) > staleness_max
+        {
+            self.fail(
+                &at,
+                "is less than twice `poll`, so calls would be denied between two looks",
+                "raise it, or lower `poll`",
+            );
+        }
+        Some(Grants { source: source?, staleness_max, danger_staleness_max })
+    }
+
+    fn grants_file(&mut self, spot: &Spot, raw: &RawGrants) -> Option<GrantSource> {
         let file = self.path_required(spot, "file", &raw.file, "grants.yaml");
         if let Some(file) = &file {
             let at = spot.key("file", &raw.file);
@@ -29,20 +57,18 @@ impl Resolver<'_> {
             self.file_check(&at, files::readable(file), "create it; `grants: []` in it denies everything");
         }
         let poll = self.duration(spot, "poll", &raw.poll, "100ms", "10ms", "1m");
-        let staleness_max = self.duration(spot, "staleness_max", &raw.staleness_max, "30s", "100ms", "24h");
-        let at = spot.key("staleness_max", &raw.staleness_max);
-        if staleness_max.as_secs() > 300 && !danger_staleness_max {
-            let hint = "write 5m or less, or `danger_staleness_max: true` beside it";
-            self.fail(&at, "is more than 5m: a revocation could go unseen that long", hint);
+        Some(GrantSource::File { file: file?, poll })
+    }
+
+    /// With the control plane in the same process there is no second source.
+    fn no_file(&mut self, spot: &Spot, raw: &RawGrants) -> Option<GrantSource> {
+        for (name, given) in [("file", &raw.file), ("poll", &raw.poll)] {
+            if given.value().is_some() {
+                let hint = "remove it: with `leasehold up` grants come from the control plane in the same process";
+                self.fail(&spot.key(name, given), "is not used here", hint);
+            }
         }
-        if poll.saturating_mul(2) > staleness_max {
-            self.fail(
-                &at,
-                "is less than twice `poll`, so calls would be denied between two looks",
-                "raise it, or lower `poll`",
-            );
-        }
-        Some(Grants { file: file?, poll, staleness_max, danger_staleness_max })
+        Some(GrantSource::Control)
     }
 
     pub(super) fn audit(&mut self, spot: &Spot, raw: Option<&RawAudit>) -> Audit {

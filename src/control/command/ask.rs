@@ -45,6 +45,8 @@ pub struct Ask {
     pub uses: Option<u32>,
     /// What justifies it.
     pub task: Option<TaskRef>,
+    /// Whether the requester's own proof names the task, so that its source said it is open.
+    pub task_is_proven: bool,
     /// In the requester's words.
     pub justification: String,
     /// Said again with the same key, it is the same request.
@@ -129,7 +131,9 @@ impl<R: Rows> Work<'_, R> {
             }
             return Ok(None);
         };
-        let task = self.rows.task(reference).await?.unwrap_or_else(|| Task::mentioned(reference.clone(), self.now));
+        let known = self.rows.task(reference).await?;
+        let mentioned = || Task { verified: ask.task_is_proven, ..Task::mentioned(reference.clone(), self.now) };
+        let task = known.unwrap_or_else(mentioned);
         if !task.is_open(self.now) {
             return Err(Refusal::forbidden("task_closed", format_args!("task `{reference}` is closed")).into());
         }

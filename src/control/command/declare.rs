@@ -19,6 +19,10 @@ pub struct Applied {
     pub name: String,
     /// `created`, `changed` or `unchanged`.
     pub result: String,
+    /// What it said before, where it changed.
+    pub before: Option<serde_json::Value>,
+    /// What it says now, where it changed.
+    pub after: Option<serde_json::Value>,
 }
 
 impl<R: Rows> Work<'_, R> {
@@ -35,6 +39,7 @@ impl<R: Rows> Work<'_, R> {
                 return Err(Refusal::invalid("twice", detail).into());
             }
             let mut document = document.clone();
+            let mut before = None;
             let result = match all.iter_mut().find(same) {
                 None => {
                     document.metadata.generation = Some(1);
@@ -47,12 +52,15 @@ impl<R: Rows> Work<'_, R> {
                 }
                 Some(known) => {
                     document.metadata.generation = Some(known.metadata.generation.unwrap_or(0) + 1);
+                    before = Some(known.spec.clone());
                     known.clone_from(&document);
                     changed.push(document.clone());
                     "changed"
                 }
             };
-            applied.push(Applied { kind: document.kind, name: document.metadata.name, result: result.to_owned() });
+            let after = (result != "unchanged").then_some(document.spec);
+            let (kind, name) = (document.kind, document.metadata.name);
+            applied.push(Applied { kind, name, result: result.to_owned(), before, after });
         }
         if !changed.is_empty() {
             let next = self.read(&all)?;

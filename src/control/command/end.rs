@@ -17,11 +17,16 @@ const SWEEP_MAX: u32 = 500;
 impl<R: Rows> Work<'_, R> {
     /// Ends one grant. The only place where one ends.
     pub(super) fn end(&mut self, row: GrantRow, reason: EndReason) {
+        self.end_because(row, reason, "");
+    }
+
+    fn end_because(&mut self, row: GrantRow, reason: EndReason, words: &str) {
         let by = (!matches!(reason, EndReason::Expired | EndReason::Exhausted)).then(|| self.actor.clone());
         let ended = Ended { reason, by, at: self.now };
         let state = reason.state();
         let (id, backend) = (row.grant.id.clone(), row.grant.backend.clone());
-        let detail = json!({"reason": reason});
+        let detail =
+            if words.is_empty() { json!({"reason": reason}) } else { json!({"reason": reason, "words": words}) };
         let row = GrantRow { state, ended: Some(ended), ..row };
         self.put_grant(row, Change::End { id, backend, state }, &format!("grant.{state}"), detail);
     }
@@ -39,7 +44,7 @@ impl<R: Rows> Work<'_, R> {
         Ok(Reply::Ended(Vec::new()))
     }
 
-    pub(super) async fn revoke(&mut self, selector: &Selector) -> Result<Reply, Failed> {
+    pub(super) async fn revoke(&mut self, selector: &Selector, reason: &str) -> Result<Reply, Failed> {
         if selector.is_empty() {
             return Err(
                 Refusal::invalid("empty_selector", "say which grants: `grant`, `principal`, `backend`, …").into()
@@ -55,7 +60,7 @@ impl<R: Rows> Work<'_, R> {
         }
         let ids = rows.iter().map(|row| row.grant.id.clone()).collect();
         for row in rows {
-            self.end(row, EndReason::Revoked);
+            self.end_because(row, EndReason::Revoked, reason);
         }
         Ok(Reply::Ended(ids))
     }

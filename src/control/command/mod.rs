@@ -11,7 +11,7 @@ mod end;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-pub use ask::Ask;
+pub use ask::{Ask, Idempotency};
 pub use declare::Applied;
 
 use super::catalogue::{Catalogue, Known, LOCAL_ADMIN};
@@ -60,7 +60,12 @@ pub enum Command {
     /// Give one's grant back.
     Release(GrantId),
     /// Take grants away.
-    Revoke(Selector),
+    Revoke {
+        /// Which.
+        selector: Selector,
+        /// Why, in the actor's words.
+        reason: String,
+    },
     /// Narrow a grant.
     Reduce(GrantId, Narrower),
     /// Take a use of a counted grant, for a sidecar.
@@ -83,6 +88,11 @@ pub enum Command {
     Unlock(LockId),
     /// What a source says of a task.
     Task(TaskSaid),
+    /// Record that a person logged in.
+    LogIn {
+        /// By what proof.
+        by: &'static str,
+    },
     /// Record what time has ended.
     Sweep,
 }
@@ -176,13 +186,14 @@ pub async fn execute<R: Rows>(
         Command::Deny { request, reason } => work.deny(request, reason).await?,
         Command::Cancel { request, reason } => work.cancel(request, reason).await?,
         Command::Release(grant) => work.release(grant).await?,
-        Command::Revoke(selector) => work.revoke(selector).await?,
+        Command::Revoke { selector, reason } => work.revoke(selector, reason).await?,
         Command::Reduce(grant, to) => work.reduce(grant, to.clone()).await?,
         Command::Consume { grant, use_id } => work.consume(grant, use_id).await?,
         Command::Review { grant, note } => work.review(grant, note).await?,
         Command::Lock(lock) => work.lock(lock)?,
         Command::Unlock(id) => work.unlock(id).await?,
         Command::Task(said) => work.task(said).await?,
+        Command::LogIn { by } => work.log_in(by),
         Command::Sweep => work.sweep().await?,
     };
     Ok((reply, work.plan.finish()))
@@ -249,6 +260,12 @@ impl<R: Rows> Work<'_, R> {
         let change = Change::Lock(Box::new(lock.clone()));
         self.plan.transition(Write::Lock(Box::new(lock.clone())), Some(change), "lock.begun", lock.id.as_str(), detail);
         Ok(Reply::Lock(Box::new(lock.clone())))
+    }
+
+    fn log_in(&mut self, by: &str) -> Reply {
+        let subject = self.actor.as_str().to_owned();
+        self.plan.entry("login", &subject, json!({"by": by}));
+        Reply::Done
     }
 
     async fn unlock(&mut self, id: &LockId) -> Result<Reply, Failed> {

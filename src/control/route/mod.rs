@@ -96,6 +96,17 @@ pub enum Verdict {
     Ask,
 }
 
+impl Verdict {
+    /// The verdict as it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Approve => "approve",
+            Self::Ask => "ask",
+        }
+    }
+}
+
 /// A ruling: the answer, what determined it, and what it is tightened by.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ruling {

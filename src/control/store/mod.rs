@@ -73,6 +73,20 @@ pub enum EndReason {
 }
 
 impl EndReason {
+    /// The reason as it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Exhausted => "exhausted",
+            Self::Released => "released",
+            Self::Superseded => "superseded",
+            Self::Revoked => "revoked",
+            Self::TaskClosed => "task_closed",
+            Self::PrincipalDisabled => "principal_disabled",
+            Self::EntitlementDeleted => "entitlement_deleted",
+        }
+    }
+
     /// The state that a grant ended for this reason is in.
     pub fn state(self) -> GrantState {
         match self {
@@ -143,6 +157,16 @@ pub enum Review {
         /// When.
         at: Timestamp,
     },
+}
+
+impl Review {
+    /// The state as it is written.
+    pub const fn state(&self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Done { .. } => "done",
+        }
+    }
 }
 
 /// A change that sidecars must hear of.

@@ -1,11 +1,11 @@
 //! What a command wants to change, each change with its audit entry.
 
-use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 
 use super::{AuditEntry, Change, GrantRow, Head, RequestRow, Revision};
 use crate::control::document::{Document, Kind};
 use crate::domain::id::{GrantId, LockId, RequestId};
+use crate::domain::json;
 use crate::domain::lock::Lock;
 use crate::domain::principal::Principal;
 use crate::domain::task::Task;
@@ -55,6 +55,11 @@ impl Plan {
             self.writes.push(Write::Change(self.head.revision, Box::new(change)));
         }
         self.writes.push(write);
+        self.entry(event, subject, detail);
+    }
+
+    /// An entry of something that changes no row.
+    pub fn entry(&mut self, event: &str, subject: &str, detail: Value) {
         let entry = chain(&self.head, self.now, &self.actor, event, subject, detail);
         self.head.sequence = entry.sequence;
         self.head.audit_hash.clone_from(&entry.hash);
@@ -99,8 +104,6 @@ pub fn chain(head: &Head, at: Timestamp, actor: &str, event: &str, subject: &str
 impl AuditEntry {
     /// The hash that this entry must have: SHA-256 over everything else of it, as JSON with sorted keys.
     pub fn expected_hash(&self) -> String {
-        let content = json!([self.sequence, self.at, self.actor, self.event, self.subject, self.detail, self.previous]);
-        let hash = digest(&SHA256, content.to_string().as_bytes());
-        hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+        json::digest(&json!([self.sequence, self.at, self.actor, self.event, self.subject, self.detail, self.previous]))
     }
 }

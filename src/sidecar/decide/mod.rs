@@ -41,7 +41,7 @@ use search::Search;
 
 use entry::Entry;
 pub use permit::{Permit, Subject};
-use stated::{Refused, Snapshot};
+use stated::{Refused, Snapshot, StatedGrant};
 use table::Table;
 
 /// Whether a backend's denials are carried out.
@@ -182,6 +182,16 @@ impl Decider {
     /// [`Refused`]; everything is as it was.
     pub fn apply(&self, snapshot: Snapshot) -> Result<(), Refused> {
         self.table.apply(snapshot, self.clock.now())?;
+        self.recheck();
+        Ok(())
+    }
+
+    /// Adds one grant, or narrows the one of that id and ends what it no longer covers.
+    ///
+    /// # Errors
+    /// [`Refused`]; everything is as it was.
+    pub fn state(&self, stated: StatedGrant) -> Result<(), Refused> {
+        self.table.upsert(stated, self.clock.now())?;
         self.recheck();
         Ok(())
     }

@@ -9,6 +9,7 @@
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -30,12 +31,20 @@ pub const GRANTS_PER_PRINCIPAL_MAX: usize = 1024;
 struct Indexes {
     by_holder: Index,
     by_id: Index,
-    revision: Revision,
+    revision: AtomicU64,
 }
 
 impl Indexes {
+    fn revision(&self) -> Revision {
+        Revision(self.revision.load(Ordering::SeqCst))
+    }
+
     fn with_capacity(grants: usize, revision: Revision) -> Self {
-        Self { by_holder: Index::with_capacity(grants), by_id: Index::with_capacity(grants), revision }
+        Self {
+            by_holder: Index::with_capacity(grants),
+            by_id: Index::with_capacity(grants),
+            revision: AtomicU64::new(revision.0),
+        }
     }
 }
 
@@ -79,7 +88,12 @@ impl Table {
 
     /// The revision in force.
     pub fn revision(&self) -> Revision {
-        self.indexes.load().revision
+        self.indexes.load().revision()
+    }
+
+    /// Everything up to that revision is in force. It never goes back.
+    pub fn advance(&self, revision: Revision) {
+        self.indexes.load().revision.fetch_max(revision.0, Ordering::SeqCst);
     }
 
     /// The locks in force.
@@ -162,8 +176,8 @@ impl Table {
     /// [`Refused`]; the table is as it was.
     pub fn apply(&self, snapshot: Snapshot, now: Now) -> Result<(), Refused> {
         let old = self.indexes.load_full();
-        if snapshot.revision < old.revision {
-            return Err(Refused::Older { given: snapshot.revision, held: old.revision });
+        if snapshot.revision < old.revision() {
+            return Err(Refused::Older { given: snapshot.revision, held: old.revision() });
         }
         let new = Indexes::with_capacity(snapshot.grants.len(), snapshot.revision);
         let mut terms = self.terms();

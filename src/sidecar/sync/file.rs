@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 
 use super::document::{DocumentError, Format, read};
+use super::{Changed, GrantSource, Work};
 use crate::sidecar::decide::Decider;
 use crate::sidecar::decide::stated::Refused;
 
@@ -146,7 +147,7 @@ impl FileSource {
     }
 
     /// Looks again and again until `stop`.
-    pub async fn follow(mut self, stop: CancellationToken, changed: impl Fn() + Send) {
+    async fn run(mut self, stop: CancellationToken, changed: Changed) {
         let mut last_error = String::new();
         let mut pause = self.settings.poll;
         loop {
@@ -175,5 +176,15 @@ impl FileSource {
                 }
             }
         }
+    }
+}
+
+impl GrantSource for FileSource {
+    fn first(&mut self) -> Work<'_, Result<(), String>> {
+        Box::pin(async { tokio::task::block_in_place(|| self.look_settled()).map_err(|error| error.to_string()) })
+    }
+
+    fn follow(self: Box<Self>, stop: CancellationToken, changed: Changed) -> Work<'static, ()> {
+        Box::pin(self.run(stop, changed))
     }
 }

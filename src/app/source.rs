@@ -1,0 +1,111 @@
+//! Where this process takes its grants from: a file, or the control plane beside it.
+
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use tokio::sync::watch;
+
+use crate::config::{Config, GrantSource as Configured};
+use crate::control::store::sql::SqlStore;
+use crate::control::store::{Change as Kept, Head, Page, Rows, Store};
+use crate::domain::grant::GrantState;
+use crate::domain::id::Revision;
+use crate::domain::time::Timestamp;
+use crate::sidecar::decide::Decider;
+use crate::sidecar::decide::stated::{Snapshot, StatedGrant};
+use crate::sidecar::sync::feed::{Change, Changes, Feed, FeedSource};
+use crate::sidecar::sync::file::{FileSettings, FileSource};
+use crate::sidecar::sync::{GrantSource, Work};
+
+/// The configured source, with its first view in force.
+pub(super) async fn open(
+    config: &Config,
+    decider: &Arc<Decider>,
+    beside: Option<Beside>,
+) -> anyhow::Result<Box<dyn GrantSource>> {
+    let (mut source, what): (Box<dyn GrantSource>, String) = match (&config.grants.source, beside) {
+        (Configured::File { file, poll }, _) => {
+            let settings = FileSettings { path: file.clone(), poll: *poll };
+            (Box::new(FileSource::new(settings, Arc::clone(decider))), format!("grants file {}", file.display()))
+        }
+        (Configured::Control, Some(beside)) => {
+            (Box::new(FeedSource::new(beside, Arc::clone(decider))), "the control plane's grants".to_owned())
+        }
+        (Configured::Control, None) => return Err(anyhow!("there is no control plane in this process")),
+    };
+    source.first().await.map_err(|error| anyhow!(error)).with_context(|| what)?;
+    Ok(source)
+}
+
+/// The control plane in the same process, as a feed: its store is read, its engine says when.
+#[derive(Debug)]
+pub(super) struct Beside {
+    store: Arc<SqlStore>,
+    head: watch::Receiver<Head>,
+    since: Timestamp,
+}
+
+/// Rows of one page of a snapshot, and changes of one answer.
+const PAGE: u32 = 1_000;
+
+impl Beside {
+    /// Counted grants from before `since` are stated as used up: how often they were used, only the process knew that
+    /// used them, and a use that is not known is lost rather than given twice.
+    pub(super) fn new(store: Arc<SqlStore>, head: watch::Receiver<Head>, since: Timestamp) -> Self {
+        Self { store, head, since }
+    }
+
+    async fn read_all(&self) -> Result<Snapshot, String> {
+        let text = |error: crate::control::store::StoreError| error.to_string();
+        let mut rows = self.store.view().await.map_err(text)?;
+        let revision = rows.head().await.map_err(text)?.revision;
+        let mut snapshot = Snapshot { revision, grants: Vec::new(), locks: rows.locks().await.map_err(text)? };
+        let mut page = Page { state: Some("active".to_owned()), limit: PAGE, ..Page::default() };
+        loop {
+            let found = rows.grants(&page).await.map_err(text)?;
+            let Some(last) = found.last() else { return Ok(snapshot) };
+            page.after = Some(last.grant.id.to_string());
+            snapshot.grants.extend(found.into_iter().map(|row| {
+                let is_lost = row.grant.uses_max.is_some() && row.created_at < self.since;
+                let state = if is_lost { GrantState::Exhausted } else { GrantState::Active };
+                StatedGrant { grant: row.grant, state }
+            }));
+        }
+    }
+
+    async fn read_changes(&self, after: Revision) -> Result<Changes, String> {
+        let mut rows = self.store.view().await.map_err(|error| error.to_string())?;
+        let changes = rows.changes(after, PAGE).await.map_err(|error| error.to_string())?;
+        let changes = changes.into_iter().map(|(revision, change)| (revision, translate(change)));
+        Ok(Changes::Next(changes.collect()))
+    }
+}
+
+fn translate(change: Kept) -> Change {
+    match change {
+        Kept::Grant(grant) => Change::Grant(grant),
+        Kept::End { id, state, .. } => Change::End(id, state),
+        Kept::Lock(lock) => Change::Lock(lock),
+        Kept::Unlock { id } => Change::Unlock(id),
+        Kept::Declared => Change::Other,
+    }
+}
+
+impl Feed for Beside {
+    fn snapshot(&self) -> Work<'_, Result<Snapshot, String>> {
+        Box::pin(self.read_all())
+    }
+
+    fn changes(&self, after: Revision) -> Work<'_, Result<Changes, String>> {
+        Box::pin(self.read_changes(after))
+    }
+
+    fn moved(&mut self) -> Work<'_, ()> {
+        Box::pin(async {
+            if self.head.changed().await.is_err() {
+                // The engine stopped; what is committed can still be read.
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+}

@@ -1,0 +1,172 @@
+//! Grants from a feed: one snapshot, then every change after it, in the order of revisions.
+//!
+//! The view is proved current whenever the feed was asked and everything up to its answer is in force. A feed that does
+//! not answer, or whose change cannot be applied, proves nothing: the view ages, and then everything is denied.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Changed, GrantSource, Work};
+use crate::domain::grant::{Grant, GrantState};
+use crate::domain::id::{GrantId, LockId, Revision};
+use crate::domain::lock::Lock;
+use crate::sidecar::decide::Decider;
+use crate::sidecar::decide::stated::{Snapshot, StatedGrant};
+
+/// One change of what is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A grant began, or became narrower.
+    Grant(Box<Grant>),
+    /// A grant ended.
+    End(GrantId, GrantState),
+    /// A lock is in force.
+    Lock(Box<Lock>),
+    /// A lock was lifted.
+    Unlock(LockId),
+    /// Nothing that matters here.
+    Other,
+}
+
+/// What came after a revision.
+#[derive(Debug)]
+pub enum Changes {
+    /// All changes up to the head, or the first of them; none where there are none.
+    Next(Vec<(Revision, Change)>),
+    /// They are kept no more: begin with a snapshot.
+    Compacted,
+}
+
+/// Something that knows all grants and says what changes.
+pub trait Feed: Send + Sync + 'static {
+    /// All that is in force, at one moment.
+    fn snapshot(&self) -> Work<'_, Result<Snapshot, String>>;
+    /// What changed after that revision.
+    fn changes(&self, after: Revision) -> Work<'_, Result<Changes, String>>;
+    /// Returns when something may have changed since it was last asked, and at once if that is not known.
+    fn moved(&mut self) -> Work<'_, ()>;
+}
+
+/// How often a quiet feed is asked, so that the view stays proved; a fraction of any sensible limit of staleness.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+/// A source that follows a feed.
+pub struct FeedSource<F> {
+    feed: F,
+    decider: Arc<Decider>,
+    revision: Revision,
+    locks: Vec<Lock>,
+}
+
+impl<F: Feed> FeedSource<F> {
+    /// A source that has not been asked.
+    pub fn new(feed: F, decider: Arc<Decider>) -> Self {
+        Self { feed, decider, revision: Revision(0), locks: Vec::new() }
+    }
+
+    async fn begin(&mut self) -> Result<(), String> {
+        let before = self.decider.clock().now().uptime;
+        let snapshot = self.feed.snapshot().await?;
+        let (revision, locks) = (snapshot.revision, snapshot.locks.clone());
+        tokio::task::block_in_place(|| self.decider.apply(snapshot)).map_err(|error| error.to_string())?;
+        (self.revision, self.locks) = (revision, locks);
+        self.decider.freshness().prove(before);
+        Ok(())
+    }
+
+    /// Takes in what changed; returns whether anything did.
+    async fn catch_up(&mut self) -> Result<bool, String> {
+        let mut changed = false;
+        loop {
+            let before = self.decider.clock().now().uptime;
+            match self.feed.changes(self.revision).await? {
+                Changes::Compacted => {
+                    self.begin().await?;
+                    return Ok(true);
+                }
+                Changes::Next(changes) if changes.is_empty() => {
+                    self.decider.freshness().prove(before);
+                    return Ok(changed);
+                }
+                Changes::Next(changes) => {
+                    for (revision, change) in changes {
+                        self.take(revision, change)?;
+                    }
+                    changed = true;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, revision: Revision, change: Change) -> Result<(), String> {
+        if revision.0 != self.revision.0 + 1 {
+            // Dense by promise: what is missing could be an end.
+            return Err(format!("revision {revision} came after {}", self.revision));
+        }
+        match change {
+            Change::Grant(grant) => {
+                let stated = StatedGrant { grant: *grant, state: GrantState::Active };
+                self.decider.state(stated).map_err(|error| error.to_string())?;
+            }
+            Change::End(id, state) => {
+                self.decider.end(&id, state);
+            }
+            Change::Lock(lock) => {
+                self.locks.retain(|held| held.id != lock.id);
+                self.locks.push(*lock);
+                self.decider.set_locks(self.locks.clone());
+            }
+            Change::Unlock(id) => {
+                self.locks.retain(|held| held.id != id);
+                self.decider.set_locks(self.locks.clone());
+            }
+            Change::Other => {}
+        }
+        self.revision = revision;
+        self.decider.table().advance(revision);
+        Ok(())
+    }
+
+    async fn run(mut self, stop: CancellationToken, changed: Changed) {
+        let mut said = String::new();
+        let mut lost = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.feed.moved() => {}
+                () = tokio::time::sleep(ASK_EVERY) => {}
+            }
+            let outcome = if lost { self.begin().await.map(|()| true) } else { self.catch_up().await };
+            match outcome {
+                Ok(moved) => {
+                    (lost, said) = (false, String::new());
+                    if moved {
+                        changed();
+                    }
+                }
+                Err(error) => {
+                    // A change that could not be applied leaves a hole, which only a snapshot closes.
+                    lost = true;
+                    if error != said {
+                        tracing::error!(%error, "the grants are not current; they hold until the view is stale");
+                        said = error;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+}
+
+impl<F: Feed> GrantSource for FeedSource<F> {
+    fn first(&mut self) -> Work<'_, Result<(), String>> {
+        Box::pin(self.begin())
+    }
+
+    fn follow(self: Box<Self>, stop: CancellationToken, changed: Changed) -> Work<'static, ()> {
+        Box::pin(self.run(stop, changed))
+    }
+}
