@@ -6,7 +6,6 @@
 mod problem;
 mod transport;
 
-use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -218,9 +217,10 @@ impl Client {
         Ok(self.send(&Call::get(segments))?.body)
     }
 
-    /// Runs something that takes time, such as a pause.
-    pub(super) fn block_on<F: Future>(&self, future: F) -> F::Output {
-        self.runtime.block_on(future)
+    /// Does nothing for a while.
+    pub(super) fn pause(&self, time: Duration) {
+        // A timer is made inside of the runtime that drives it.
+        self.runtime.block_on(async { tokio::time::sleep(time).await });
     }
 
     /// The answer to a call; a refusal is a failure.
@@ -240,7 +240,7 @@ impl Client {
                 Err(fault) if lost == REPEATS_MAX => return Err(self.unreachable(&fault.to_string())),
                 Err(_) => lost += 1,
             }
-            self.runtime.block_on(tokio::time::sleep(pause));
+            self.pause(pause);
             pause *= 2;
         }
     }

@@ -258,7 +258,7 @@ impl DeviceAsked {
 
     /// Asks as often as the provider allows, until somebody entered the code.
     pub(super) fn wait(&self, provider: &Provider<'_>) -> anyhow::Result<Tokens> {
-        let pause = |time| provider.runtime.block_on(tokio::time::sleep(time));
+        let pause = |time| provider.runtime.block_on(async { tokio::time::sleep(time).await });
         let patience = self.details.expires_in().min(DEVICE_PATIENCE);
         let asked = provider.client.exchange_device_access_token(&self.details);
         let response = asked.request(&provider.http(), pause, Some(patience)).map_err(|error| match error {

@@ -139,7 +139,7 @@ fn follow(client: &Client, mut from: u64) -> Result<(), Failure> {
             Err(Failure::Unreachable(error)) => print::aside(&format!("{error:#}")),
             Err(failure) => return Err(failure),
         }
-        client.block_on(tokio::time::sleep(FOLLOW_EVERY));
+        client.pause(FOLLOW_EVERY);
     }
 }
 

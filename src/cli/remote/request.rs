@@ -116,7 +116,7 @@ fn wait_for(client: &Client, mut request: Value, wait: Duration) -> Result<Value
         }
         // One that does not wait is not asked in a tight loop.
         if asked.elapsed() < Duration::from_millis(500) && is_pending(&request) {
-            client.block_on(tokio::time::sleep(left.min(Duration::from_secs(1))));
+            client.pause(left.min(Duration::from_secs(1)));
         }
     }
     Ok(request)
