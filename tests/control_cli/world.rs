@@ -97,14 +97,7 @@ impl World {
                 shop()
             ),
         );
-        let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold"));
-        command.args(["up", "-c", "leasehold.yaml", "--log-format", "json"]).current_dir(folder.path());
-        command.stdout(Stdio::null()).stderr(std::fs::File::create(folder.path().join("log")).unwrap());
-        let server = Server::start(&mut command);
-        let addresses = wait_for("the addresses", || {
-            let found = addresses(&std::fs::read_to_string(folder.path().join("log")).unwrap());
-            (found.len() == 3).then_some(found)
-        });
+        let (server, addresses) = serve("up", folder.path(), 3);
         let of = |word: &str| {
             let found = addresses.iter().find(|(message, _)| message.contains(word));
             found.unwrap_or_else(|| panic!("{word}: {addresses:?}")).1.clone()
@@ -146,6 +139,53 @@ impl World {
         let token = format!("authorization: Bearer {}", self.issuer.token(name));
         curl(&["-X", method, "-H", &token, &format!("{}{path}", self.sidecar)]).status
     }
+}
+
+/// A running `leasehold control`.
+pub struct Control {
+    folder: tempfile::TempDir,
+    pub url: String,
+    _server: Server,
+}
+
+impl Control {
+    /// With `more` at the end of its configuration, and `inside` at the end of its `control`.
+    pub fn start(more: &str, inside: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = format!("control: {{address: 127.0.0.1:0{inside}}}\nadmin: {{address: 127.0.0.1:0}}\n{more}");
+        std::fs::write(folder.path().join("leasehold.yaml"), config).unwrap();
+        let (server, addresses) = serve("control", folder.path(), 2);
+        let url = addresses.iter().find(|(message, _)| message.contains("control plane")).unwrap().1.clone();
+        Self { folder, url, _server: server }
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.folder().join(name), text).unwrap();
+    }
+
+    /// Whoever started it.
+    pub fn admin(&self) -> Person {
+        Person::at(self.folder()).with("LEASEHOLD_SERVER", &self.url)
+    }
+}
+
+/// Starts the program with the configuration in `folder`, and waits until it listens on so many addresses.
+fn serve(command: &str, folder: &Path, listeners: usize) -> (Server, BTreeMap<String, String>) {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_leasehold"));
+    program.args([command, "-c", "leasehold.yaml", "--log-format", "json"]).current_dir(folder);
+    program.stdout(Stdio::null()).stderr(std::fs::File::create(folder.join("log")).unwrap());
+    let mut server = Server::start(&mut program);
+    let addresses = wait_for("the addresses", || {
+        let log = std::fs::read_to_string(folder.join("log")).unwrap();
+        assert!(!server.has_ended(), "it ended: {log}");
+        let found = addresses(&log);
+        (found.len() == listeners).then_some(found)
+    });
+    (server, addresses)
 }
 
 /// What is said to listen, and where.
