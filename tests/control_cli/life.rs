@@ -211,6 +211,8 @@ fn a_lock_stops_calls_and_requests_until_it_is_lifted() {
     assert_eq!(admin.ok(&["locks"]), "no locks: nothing is stopped\n");
     admin.fails(2, &["lock", "-m", "x"], "required");
     bot.fails(1, &["lock", "--everything", "-m", "x"], "");
+    assert!(admin.ok(&["lock", "--everything", "-m", "stop", "-y"]).contains("stops    everything"));
+    wait_for("the lock", || (world.call("bot", "GET", "/orders/1") == 403).then_some(()));
 }
 
 #[test]

@@ -40,7 +40,7 @@ enum Command {
     #[command(after_help = EXIT_CODES)]
     List {
         /// From this entry on
-        #[arg(long, value_name = "SEQUENCE", default_value_t = 1)]
+        #[arg(long, value_name = "SEQUENCE", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
         from: u64,
         /// At most so many
         #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]

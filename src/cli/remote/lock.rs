@@ -72,6 +72,9 @@ impl Lock {
         ];
         let mut body: Map<String, Value> =
             criteria.into_iter().filter_map(|(key, value)| Some((key.to_owned(), json!(value.as_ref()?)))).collect();
+        if self.everything {
+            body.insert("all".into(), json!(true));
+        }
         body.insert("message".into(), json!(self.message));
         if let Some(time) = self.time {
             body.insert("expires_at".into(), json!(render::now().plus(time)));

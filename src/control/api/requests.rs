@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::caller::Caller;
-use super::input::{Body, Exact, Named, Params, nothing_there};
+use super::input::{Exact, Named, Params, Spoken, nothing_there};
 use super::page::{self, Listed, scan};
 use super::problem::{Problem, ProblemView};
 use super::sight::{unexpected, with_version};
@@ -305,7 +305,7 @@ async fn approve(
     name: Named,
     Params(trial): Params<Trial>,
     headers: HeaderMap,
-    Body(because): Body<Because>,
+    Spoken(because): Spoken<Because>,
 ) -> Result<Response, Problem> {
     let request = name.id(RequestId::new)?;
     api.visible(&caller, &request).await?;
@@ -323,7 +323,7 @@ async fn deny(
     caller: Caller,
     name: Named,
     Params(trial): Params<Trial>,
-    Body(because): Body<Because>,
+    Spoken(because): Spoken<Because>,
 ) -> Result<Response, Problem> {
     let request = name.id(RequestId::new)?;
     api.visible(&caller, &request).await?;
@@ -340,7 +340,7 @@ async fn cancel(
     caller: Caller,
     name: Named,
     Params(trial): Params<Trial>,
-    Body(because): Body<Because>,
+    Spoken(because): Spoken<Because>,
 ) -> Result<Response, Problem> {
     let request = name.id(RequestId::new)?;
     api.visible(&caller, &request).await?;

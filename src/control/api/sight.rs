@@ -61,6 +61,11 @@ impl Caller {
         row.elevation.apply(&row.request, event, now).is_ok_and(|after| after != row.elevation)
     }
 
+    /// Whether the caller is in a group that one of the steps wants.
+    fn is_wanted_by(&self, row: &RequestRow) -> bool {
+        self.known().is_ok_and(|known| row.request.steps.iter().any(|step| step.wants(&known.groups)))
+    }
+
     /// Whether the caller agreed to it.
     pub(super) fn approved(&self, row: &RequestRow) -> bool {
         match &row.elevation {
@@ -74,7 +79,7 @@ impl Caller {
 
     /// Whether the request is the caller's to see.
     pub(super) fn sees_request(&self, row: &RequestRow, now: Timestamp) -> bool {
-        self.is_party_to(row) || self.approved(row) || self.can_approve(row, now) || self.administers("admin:read", now)
+        self.is_party_to(row) || self.approved(row) || self.is_wanted_by(row) || self.administers("admin:read", now)
     }
 
     /// Whether the caller holds the grant or answers for who does.

@@ -20,7 +20,10 @@ impl<R: Rows> Work<'_, R> {
         self.end_because(row, reason, "");
     }
 
-    fn end_because(&mut self, row: GrantRow, reason: EndReason, words: &str) {
+    fn end_because(&mut self, row: GrantRow, reason: EndReason, words: &str) -> GrantRow {
+        // What time had ended already, nobody ends.
+        let over = row.grant.window.expires_at <= self.now && reason != EndReason::Exhausted;
+        let reason = if over { EndReason::Expired } else { reason };
         let by = (!matches!(reason, EndReason::Expired | EndReason::Exhausted)).then(|| self.actor.clone());
         let ended = Ended { reason, by, at: self.now };
         let state = reason.state();
@@ -28,7 +31,8 @@ impl<R: Rows> Work<'_, R> {
         let detail =
             if words.is_empty() { json!({"reason": reason}) } else { json!({"reason": reason, "words": words}) };
         let row = GrantRow { state, ended: Some(ended), ..row };
-        self.put_grant(row, Change::End { id, backend, state }, &format!("grant.{state}"), detail);
+        self.put_grant(row.clone(), Change::End { id, backend, state }, &format!("grant.{state}"), detail);
+        row
     }
 
     pub(super) async fn release(&mut self, id: &GrantId) -> Result<Reply, Failed> {
@@ -131,13 +135,14 @@ impl<R: Rows> Work<'_, R> {
         }
         let row = GrantRow { uses: row.uses + 1, ..row };
         self.plan.note(Write::Use { grant: id.clone(), use_id: use_id.to_owned() });
-        if row.grant.uses_max.is_some_and(|most| row.uses >= most) {
-            self.end(row.clone(), EndReason::Exhausted);
+        let row = if row.grant.uses_max.is_some_and(|most| row.uses >= most) {
+            self.end_because(row, EndReason::Exhausted, "")
         } else {
             let subject = id.as_str().to_owned();
             let detail = json!({"use": use_id, "uses": row.uses});
             self.plan.transition(Write::Grant(Box::new(row.clone())), None, "grant.used", &subject, detail);
-        }
+            row
+        };
         Ok(Reply::Grant(Box::new(row)))
     }
 

@@ -31,7 +31,7 @@ permit(principal, action == Leasehold::Action::"elevation:approve", resource);
 
 const BUILTIN_ADMIN: &str = r#"
 @id("leasehold.admins")
-permit(principal in Leasehold::Group::"leasehold.admins", action in Leasehold::Action::"admin", resource);
+permit(principal in Leasehold::Group::"leasehold.admins", action in Leasehold::Action::"admin:any", resource);
 "#;
 
 /// Reads and checks all policies against the actions that the backends have.
@@ -145,8 +145,8 @@ impl Loader {
         };
         let asked = |name: &str| match target {
             Target::Elevation => name.starts_with("elevation:"),
-            Target::Admin => name == "admin" || name.starts_with("admin:"),
-            Target::Guardrail => !name.starts_with("elevation:") && name != "admin" && !name.starts_with("admin:"),
+            Target::Admin => name.starts_with("admin:"),
+            Target::Guardrail => !name.starts_with("elevation:") && !name.starts_with("admin:"),
         };
         match named.iter().find(|action| !asked(action.id().unescaped())) {
             Some(action) => Err(format!("it is never asked about {action}: see `target`")),
@@ -163,7 +163,7 @@ impl Loader {
                         ActionConstraint::Eq(named) => named.id().unescaped() == action.as_str(),
                         ActionConstraint::In(named) => named.iter().any(|named| {
                             let name = named.id().unescaped();
-                            name == action.as_str() || name == "call" || name == format!("call:{}", class.as_str())
+                            name == action.as_str() || name == "call:any" || name == format!("call:{}", class.as_str())
                         }),
                     };
                     let by_backend = match policy.resource_constraint() {

@@ -29,16 +29,16 @@ pub(super) fn text(backends: &Backends) -> String {
     principal: [Principal], resource: [Entitlement],
     context: { "now": datetime, "ttl_s": Long, "uses"?: Long, "actions": Set<String>, "emergency": Bool, "task"?: Task } };
   action "elevation:approve" appliesTo { principal: [Principal], resource: [Request], context: { "now": datetime } };
-  action "admin";
+  action "admin:any";
 "#,
     );
     for action in ADMIN_ACTIONS {
         let _ = writeln!(
             text,
-            "  action \"{action}\" in [\"admin\"] appliesTo {{ principal: [Principal], resource: [System], context: {{ \"now\": datetime }} }};"
+            "  action \"{action}\" in [\"admin:any\"] appliesTo {{ principal: [Principal], resource: [System], context: {{ \"now\": datetime }} }};"
         );
     }
-    text.push_str("  action \"call\"; action \"call:read\" in [\"call\"]; action \"call:write\" in [\"call\"]; action \"call:admin\" in [\"call\"];\n");
+    text.push_str("  action \"call:any\"; action \"call:read\" in [\"call:any\"]; action \"call:write\" in [\"call:any\"]; action \"call:admin\" in [\"call:any\"];\n");
     let mut actions: BTreeMap<&str, Class> = BTreeMap::new();
     for (name, class) in backends.values().flatten() {
         // Two backends may have an action of one name: it counts as the graver of the two.

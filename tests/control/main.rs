@@ -1,0 +1,15 @@
+//! The whole control plane beside a sidecar, seen from its API.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, unreachable_pub)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod plane;
+
+mod beside;
+mod inputs;
+mod life;
+mod lists;
+mod openapi;
+mod routes;
+mod schemathesis;
