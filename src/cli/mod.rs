@@ -62,6 +62,8 @@ what runs when the grant ends, and records every call.",
     max_term_width = 100
 )]
 struct Cli {
+    #[command(flatten)]
+    before: client::ServerArgsBefore,
     #[command(subcommand)]
     command: Command,
 }
@@ -287,7 +289,7 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    match dispatch(cli.command) {
+    match dispatch(cli.command, &cli.before) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Running(error)) => {
             print::error(&format!("{error:#}"));
@@ -316,7 +318,11 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn dispatch(command: Command) -> Result<(), Failure> {
+fn dispatch(command: Command, before: &client::ServerArgsBefore) -> Result<(), Failure> {
+    if before.is_given() && !matches!(command, Command::Remote(_)) {
+        let message = "`--server`, `--token-file` and `--ca` are for commands that ask a control plane";
+        return Err(Failure::Usage(anyhow::anyhow!(message)));
+    }
     match command {
         Command::Proxy(how) => {
             how.log.begin();

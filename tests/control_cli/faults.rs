@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread::JoinHandle;
 
-use crate::world::Person;
+use crate::world::{Control, Person};
 
 /// Answers one connection after another with what `answers` has, and returns the heads of what was asked. Nothing is
 /// sent for an empty answer: the connection is lost.
@@ -79,6 +79,44 @@ fn a_lost_answer_is_asked_for_again_under_the_same_key() {
 }
 
 #[test]
+fn what_may_be_repeated_waits_for_a_store_that_is_away() {
+    let away = answer("503 Service Unavailable", r#"{"detail":"the store cannot answer now","code":"store"}"#);
+    let (_folder, person) = somebody();
+    let (url, _server) = serve(vec![away.clone(), away.clone(), answer("201 Created", REQUEST)]);
+    person.ok(&["request", "clean-up", "--server", &url]);
+    let (url, server) = serve(vec![away.clone(); 5]);
+    person.fails(1, &["locks", "--server", &url], "the store cannot answer now (store)");
+    assert_eq!(server.join().unwrap().len(), 5);
+    let (url, server) = serve(vec![away]);
+    person.fails(1, &["release", "grt_1", "--server", &url], "the store cannot answer now (store)");
+    assert_eq!(server.join().unwrap().len(), 1);
+}
+
+#[test]
+fn a_token_that_was_replaced_is_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "first").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let replaced = file.clone();
+    let server = std::thread::spawn(move || {
+        let mut asked = Vec::new();
+        for reply in [answer("401 Unauthorized", "{}"), answer("200 OK", r#"{"principal":"a#b"}"#)] {
+            let (mut stream, _) = listener.accept().unwrap();
+            asked.push(request(&mut stream));
+            std::fs::write(&replaced, "second").unwrap();
+            stream.write_all(reply.as_bytes()).unwrap();
+        }
+        asked
+    });
+    let person = Person::at(folder.path());
+    person.ok(&["whoami", "--server", &url, "--token-file", "token"]);
+    let asked = server.join().unwrap();
+    assert!(asked[0].contains("Bearer first\r\n") && asked[1].contains("Bearer second\r\n"), "{asked:?}");
+}
+
+#[test]
 fn what_cannot_be_repeated_is_not() {
     let (url, server) = serve(vec![String::new()]);
     let (_folder, person) = somebody();
@@ -134,6 +172,24 @@ fn a_token_leaves_over_tls_or_to_loopback_only() {
     let (url, server) = serve(vec![answer("200 OK", r#"{"principal":"a#b"}"#)]);
     person.ok(&["whoami", "--server", &url]);
     assert!(server.join().unwrap()[0].contains("authorization: Bearer t0ken\r\n"));
+}
+
+#[test]
+fn over_tls_the_servers_authority_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(folder.path().join("tls.crt"), made.cert.pem()).unwrap();
+    std::fs::write(folder.path().join("tls.key"), made.signing_key.serialize_pem()).unwrap();
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let inside = format!(", tls: {{certificate: '{}', key: '{}'}}", at("tls.crt"), at("tls.key"));
+    let control = Control::start("identity: {spiffe: []}\n", &inside);
+    let url = control.url.replace("http://", "https://");
+    let token = control.folder().join("leasehold.data/admin.token").display().to_string();
+    let person = Person::at(folder.path()).with("LEASEHOLD_SERVER", &url).with("LEASEHOLD_TOKEN_FILE", &token);
+    assert!(person.ok(&["whoami", "--ca", "tls.crt"]).starts_with("urn:leasehold:local#admin\n"));
+    person.fails(4, &["whoami"], "name it with `--ca FILE`");
+    person.fails(4, &["whoami", "--ca", "tls.crt", "--server", &url.replace("127.0.0.1", "localhost")], "localhost");
+    person.fails(4, &["whoami", "--server", &control.url], "http://127.0.0.1");
 }
 
 #[test]

@@ -22,6 +22,15 @@ fn flag_over_environment_over_file() {
     let person = person.with("LEASEHOLD_TOKEN_FILE", &token("bob"));
     assert_eq!(me(&person, &[]), "https://idp.test#bob");
     assert_eq!(me(&person, &["--token-file", &token("carol")]), "https://idp.test#carol");
+    // Before the command they mean the same.
+    let before = person.ok(&["--token-file", &token("carol"), "--server", &world.url, "whoami"]);
+    assert!(before.starts_with("https://idp.test#carol\n"), "{before}");
+    let admin = world.folder().join("leasehold.data/admin.token").display().to_string();
+    let nested = person.ok(&["--token-file", &admin, "audit", "verify"]);
+    assert!(nested.starts_with("entries 1 to "), "{nested}");
+    for words in [["--server", "x", "check", "x"], ["check", "--server", "x", "x"]] {
+        person.fails(2, &words, "are for commands that ask a control plane");
+    }
     person.with("LEASEHOLD_TOKEN", "x").fails(2, &["whoami"], "unset one of them");
 }
 

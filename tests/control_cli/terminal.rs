@@ -15,7 +15,7 @@ struct Terminal {
 
 impl Terminal {
     fn start(person: &Person, line: &str) -> Self {
-        let whole = format!("exec {} {line}", env!("CARGO_BIN_EXE_leasehold"));
+        let whole = format!("exec {} {}", env!("CARGO_BIN_EXE_leasehold"), line.trim_start_matches("leasehold "));
         let mut command = Command::new(program("script"));
         command.args(["-q", "-e", "-c", &whole, "/dev/null"]).current_dir(&person.folder);
         command.env_clear().env("HOME", &person.folder).env("TERM", "xterm").env("SHELL", "/bin/sh");
@@ -47,6 +47,17 @@ impl Terminal {
 
     fn ends(mut self) -> Option<i32> {
         self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Terminal {
+    /// Ctrl-C, for what runs until then: killing `script` alone would leave it running.
+    fn drop(&mut self) {
+        let has_ended = |child: &mut Child| child.try_wait().is_ok_and(|ended| ended.is_some());
+        if !has_ended(&mut self.child) {
+            let _ = self.child.stdin.as_mut().unwrap().write_all(b"\x03");
+            wait_for("the end", || has_ended(&mut self.child).then_some(()));
+        }
     }
 }
 
@@ -93,4 +104,35 @@ fn a_no_does_nothing_and_a_terminal_has_colours() {
     terminal.answers("y\n");
     terminal.waits_for("revoked");
     assert_eq!(terminal.ends(), Some(0));
+}
+
+#[test]
+fn the_lines_that_the_demo_prints_can_be_typed() {
+    let folder = tempfile::tempdir().unwrap();
+    let person = Person::at(folder.path());
+    let demo = Terminal::start(&person, "up");
+    let shown = demo.waits_for("Ctrl-C ends it.");
+    let lines: Vec<&str> = shown.lines().map(str::trim).collect();
+    let server = lines.iter().find_map(|line| line.strip_prefix("export LEASEHOLD_SERVER=")).unwrap();
+    let person = person.with("LEASEHOLD_SERVER", server);
+    let words = |mark: &str| {
+        let line = lines.iter().find(|line| line.starts_with("leasehold ") && line.contains(mark));
+        let line = line.unwrap_or_else(|| panic!("{mark} is not in {shown}")).replace('\'', "");
+        line.split(' ').skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let says = |mark: &str| {
+        let words = words(mark);
+        person.says(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let asked = says(" request ");
+    assert_eq!(asked.code, Some(3), "{asked:?}");
+    let inbox = says(" --can-approve").out;
+    let id = inbox.lines().nth(1).unwrap().split(' ').next().unwrap().to_owned();
+    let mut terminal = Terminal::start(&person, &words(" approve ").join(" ").replace("REQUEST", &id));
+    terminal.waits_for("Approve it? [y/N]");
+    terminal.answers("y\n");
+    terminal.waits_for("is approved: grant");
+    assert_eq!(terminal.ends(), Some(0));
+    let revoked = says(" revoke ");
+    assert!(revoked.code == Some(0) && revoked.out.ends_with(" revoked\n"), "{revoked:?}");
 }

@@ -1,18 +1,19 @@
 //! Asks a control plane, and waits for its answers.
 //!
 //! What is asked once is done once: a call that may be repeated (it only looks, or it has an `Idempotency-Key`) is said
-//! again where a connection is lost, and no other is. A token leaves only over TLS or to loopback, and is in no message.
+//! again where a connection is lost or the control plane cannot answer now, and no other is. A token leaves only over TLS or to loopback, and is in no message.
 
 mod problem;
 mod transport;
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use bytes::Bytes;
 use clap::Args;
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -53,6 +54,23 @@ pub(super) struct ServerArgs {
     ca: Option<PathBuf>,
 }
 
+/// The same before the command: clap hands them on to it.
+#[derive(Debug, Args)]
+pub(super) struct ServerArgsBefore {
+    #[arg(long, global = true, hide = true)]
+    server: Option<String>,
+    #[arg(long, global = true, hide = true)]
+    token_file: Option<PathBuf>,
+    #[arg(long, global = true, hide = true)]
+    ca: Option<PathBuf>,
+}
+
+impl ServerArgsBefore {
+    pub(super) fn is_given(&self) -> bool {
+        self.server.is_some() || self.token_file.is_some() || self.ca.is_some()
+    }
+}
+
 impl ServerArgs {
     pub(super) fn settings(&self) -> Result<settings::Client, Failure> {
         let Self { server, token_file, ca } = self.clone();
@@ -81,8 +99,10 @@ pub(super) fn runtime() -> Result<Runtime, Failure> {
 pub(super) struct Client {
     origin: Origin,
     transport: Transport,
-    token: Option<SecretString>,
+    token: RefCell<Option<SecretString>>,
     runtime: Runtime,
+    /// How to find the token again; none for one that says nothing of who asks.
+    args: Option<ServerArgs>,
 }
 
 /// One call.
@@ -189,24 +209,37 @@ pub(super) struct Reply {
 
 impl Client {
     pub(super) fn open(args: &ServerArgs) -> Result<Self, Failure> {
-        let settings = args.settings()?;
-        let origin = origin(&settings)?;
-        let transport = Transport::new(settings.ca.clone());
-        let runtime = runtime()?;
-        let token = match &settings.token {
-            Some(token) => Some(token.secret.clone()),
-            None => match login::saved_token(&settings, &origin, &transport, &runtime)? {
-                Some(token) => Some(token),
-                None => local_admin(&origin)?,
-            },
-        };
-        Ok(Self { origin, transport, token, runtime })
+        let client = Self { args: Some(args.clone()), ..Self::anonymous(&args.settings()?)? };
+        let token = client.find_token(args)?;
+        Ok(Self { token: RefCell::new(token), ..client })
     }
 
     /// One that says nothing of who asks.
     pub(super) fn anonymous(settings: &settings::Client) -> Result<Self, Failure> {
-        let transport = Transport::new(settings.ca.clone());
-        Ok(Self { origin: origin(settings)?, transport, token: None, runtime: runtime()? })
+        let (origin, transport) = (origin(settings)?, Transport::new(settings.ca.clone()));
+        Ok(Self { origin, transport, token: RefCell::new(None), runtime: runtime()?, args: None })
+    }
+
+    /// The token that is named, else that of the saved login, else the local admin's.
+    fn find_token(&self, args: &ServerArgs) -> Result<Option<SecretString>, Failure> {
+        let settings = args.settings()?;
+        if let Some(token) = settings.token {
+            return Ok(Some(token.secret));
+        }
+        match login::saved_token(&settings, &self.origin, &self.transport, &self.runtime)? {
+            Some(token) => Ok(Some(token)),
+            None => local_admin(&self.origin),
+        }
+    }
+
+    /// Whether there is another token by now: files are replaced and logins renewed while a command waits.
+    fn has_another_token(&self) -> Result<bool, Failure> {
+        let Some(args) = &self.args else { return Ok(false) };
+        let found = self.find_token(args)?;
+        let text = |token: &Option<SecretString>| token.as_ref().map(|token| token.expose_secret().to_owned());
+        let is_another = text(&found) != text(&self.token.borrow());
+        self.token.replace(found);
+        Ok(is_another)
     }
 
     pub(super) fn origin(&self) -> &Origin {
@@ -225,21 +258,27 @@ impl Client {
 
     /// The answer to a call; a refusal is a failure.
     pub(super) fn send(&self, call: &Call) -> Result<Reply, Failure> {
-        let request = || call.request(self.token.as_ref());
         let mut pause = PAUSE_FIRST;
-        let mut lost = 0;
+        let mut repeats = 0;
         loop {
-            let request = request().map_err(Failure::Usage)?;
+            let request = call.request(self.token.borrow().as_ref()).map_err(Failure::Usage)?;
             match self.runtime.block_on(self.transport.send(&self.origin, request, call.deadline)) {
-                Ok(answer) => return self.read(answer),
-                Err(Fault::Unreachable(reason)) if lost == 0 => return Err(self.unreachable(&reason)),
+                Ok(answer) if answer.status == StatusCode::UNAUTHORIZED && self.has_another_token()? => continue,
+                Ok(answer) => {
+                    let is_away = answer.status == StatusCode::SERVICE_UNAVAILABLE;
+                    if !is_away || !call.is_repeatable() || repeats == REPEATS_MAX {
+                        return self.read(answer);
+                    }
+                }
+                Err(Fault::Unreachable(reason)) if repeats == 0 => return Err(self.unreachable(&reason)),
                 Err(fault) if !call.is_repeatable() => {
                     let look = "what was asked may have been done: look before you say it again";
                     return Err(Failure::Unreachable(anyhow!("{fault}; {look}")));
                 }
-                Err(fault) if lost == REPEATS_MAX => return Err(self.unreachable(&fault.to_string())),
-                Err(_) => lost += 1,
+                Err(fault) if repeats == REPEATS_MAX => return Err(self.unreachable(&fault.to_string())),
+                Err(_) => {}
             }
+            repeats += 1;
             self.pause(pause);
             pause *= 2;
         }

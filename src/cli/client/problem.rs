@@ -32,7 +32,6 @@ fn usual_hint(status: StatusCode) -> Option<&'static str> {
         StatusCode::UNAUTHORIZED => {
             Some("log in with `leasehold login`, or name a token with `--token-file` or LEASEHOLD_TOKEN_FILE")
         }
-        StatusCode::TOO_MANY_REQUESTS => Some("wait a little, and say it again"),
         StatusCode::SERVICE_UNAVAILABLE => Some("nothing was changed as far as it knows; say it again"),
         _ => None,
     }
