@@ -286,12 +286,12 @@ fn backends(config: &Config) -> anyhow::Result<Vec<Document>> {
                 .actions()
                 .iter()
                 .map(|action| NamedAction { name: action.name.to_string(), class: Class::from(action.class) });
-            let actions = actions.collect();
+            let spec = BackendSpec { action_map: None, actions: Some(actions.collect()) };
             Ok(Document {
                 api_version: API_VERSION.to_owned(),
                 kind: Kind::Backend,
                 metadata: Metadata { name, labels: std::collections::BTreeMap::new(), generation: None },
-                spec: serde_json::to_value(BackendSpec { actions })?,
+                spec: serde_json::to_value(spec)?,
             })
         })
         .collect()

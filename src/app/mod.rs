@@ -10,6 +10,7 @@ pub mod control;
 pub mod demo;
 mod gauges;
 mod identity;
+pub mod policy;
 mod reload;
 mod report;
 mod source;

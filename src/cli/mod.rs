@@ -12,6 +12,7 @@ mod check;
 mod client;
 mod explain;
 mod login;
+mod policy;
 mod print;
 mod remote;
 mod serve;
@@ -144,6 +145,10 @@ Exit codes:
     )]
     Explain(explain::Explain),
 
+    /// Checks, tests and explains documents and their policies before they are applied
+    #[command(subcommand)]
+    Policy(policy::Policy),
+
     /// Shows how a running proxy is doing: revision and age of its view, grants by state, leases
     #[command(after_help = EXIT_CODES)]
     Status {
@@ -258,8 +263,8 @@ enum Failure {
     Refused(Box<client::Problem>),
     /// The control plane cannot be reached, or broke off.
     Unreachable(anyhow::Error),
-    /// What came of it is printed already, and has this exit code.
-    Said(u8),
+    /// What came of it is printed already; this is the exit code.
+    Told(u8),
 }
 
 impl From<anyhow::Error> for Failure {
@@ -314,7 +319,7 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             print::error(&format!("{error:#}"));
             ExitCode::from(4)
         }
-        Err(Failure::Said(code)) => ExitCode::from(code),
+        Err(Failure::Told(code)) => ExitCode::from(code),
     }
 }
 
@@ -341,6 +346,7 @@ fn dispatch(command: Command, before: &client::ServerArgsBefore) -> Result<(), F
         Command::Check { file, strict } => check::check(&file, &config::check(&file)?, strict),
         Command::Remote(remote) => remote.run(),
         Command::Explain(explain) => explain.run(),
+        Command::Policy(policy) => policy.run(),
         Command::Status { admin, output } => Ok(show::status(&admin.url, output)?),
         Command::Demo { once } => Ok(serve::demo(!once)?),
         Command::Completions { shell } => {

@@ -10,6 +10,7 @@ fn ids(page: &Value) -> Vec<String> {
     page["items"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect()
 }
 
+/// BI-API-024.
 #[test]
 fn pages_hold_each_once_and_a_token_is_good_for_its_caller_and_question() {
     let plane = Plane::start();
@@ -47,6 +48,7 @@ fn pages_hold_each_once_and_a_token_is_good_for_its_caller_and_question() {
     }
 }
 
+/// BI-API-025.
 #[test]
 fn a_caller_sees_what_is_theirs() {
     let plane = Plane::start();

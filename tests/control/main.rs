@@ -7,6 +7,7 @@ mod common;
 mod plane;
 
 mod beside;
+mod certificates;
 mod inputs;
 mod life;
 mod lists;

@@ -99,7 +99,7 @@ spec:
   eligible: [bots]
   duration_max: 1h
   task: required
-  justification_required: true
+  justification: required
   approval: {steps: [{approvers: [approvers], quorum: 2}, {approvers: [chiefs], quorum: 1}]}
 ---
 apiVersion: leasehold/v1
@@ -111,7 +111,7 @@ spec:
   resources: ["**"]
   eligible: [bots]
   duration_max: 15m
-  justification_required: true
+  justification: required
   emergency: true
 ---
 apiVersion: leasehold/v1

@@ -98,7 +98,7 @@ fn done(common: &Common, request: &Value, dry_run: bool) -> Result<(), Failure> 
     let would = if dry_run { "nothing was done; it would stand like this: " } else { "" };
     print::out(&print::safe(&format!("{would}{said}\n")));
     // Policy is asked again at approval, and may say no.
-    if state == "denied" && !dry_run { Err(Failure::Said(1)) } else { Ok(()) }
+    if state == "denied" && !dry_run { Err(Failure::Told(1)) } else { Ok(()) }
 }
 
 /// Which request to say no to.

@@ -264,7 +264,7 @@ impl Revoke {
                 // The others are taken away all the same: the safe side.
                 Err(Failure::Refused(problem)) => {
                     print::error(&format!("{id}: {problem}"));
-                    failed = Some(Failure::Said(1));
+                    failed = Some(Failure::Told(1));
                 }
                 Err(failure) => return Err(failure),
             }

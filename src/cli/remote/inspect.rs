@@ -114,7 +114,7 @@ impl Doctor {
         let findings = body.get("findings").and_then(Value::as_array).cloned().unwrap_or_default();
         render::one(self.common.output, &body, |_| told(&findings, print::colours_out()))?;
         let is_error = |finding: &Value| finding.get("severity").and_then(Value::as_str) == Some("error");
-        if findings.iter().any(is_error) { Err(Failure::Said(1)) } else { Ok(()) }
+        if findings.iter().any(is_error) { Err(Failure::Told(1)) } else { Ok(()) }
     }
 }
 

@@ -137,8 +137,8 @@ fn outcome(request: &Value, dry_run: bool) -> String {
 fn ended(request: &Value) -> Result<(), Failure> {
     match request.get("state").and_then(Value::as_str) {
         Some("approved") => Ok(()),
-        Some("pending") => Err(Failure::Said(3)),
-        Some(_) => Err(Failure::Said(1)),
+        Some("pending") => Err(Failure::Told(3)),
+        Some(_) => Err(Failure::Told(1)),
         None => Err(Failure::Running(anyhow!("the control plane's answer has no `state`"))),
     }
 }

@@ -13,6 +13,7 @@ use super::Api;
 use super::caller::Caller;
 use super::input::{Body, Params};
 use super::problem::{Problem, ProblemView};
+use crate::control::route;
 use crate::control::store::{Page, Rows, Store};
 use crate::domain::grant::GrantState;
 use crate::domain::id::{ActionName, BackendName};
@@ -115,10 +116,11 @@ impl Api {
                 && row.grant.scope.covers(&call.action, &call.resource)
         });
         let covering: Vec<String> = covers.map(|row| row.grant.id.to_string()).collect();
-        let (backend, action) = (call.backend.as_str(), call.action.as_str());
-        let guardrails = catalogue.policies.guardrails(known.actor(), backend, action, call.resource.text(), now);
+        let asked = route::Call { backend: &call.backend, action: &call.action, resource: call.resource.text() };
+        let guardrails = catalogue.policies.guardrails(known.actor(), asked, now);
         let stopped = guardrails.determining.clone();
-        let reason = match (covering.is_empty(), stopped.is_empty()) {
+        // One that cannot be evaluated stops the call too, and none is determining then.
+        let reason = match (covering.is_empty(), guardrails.allowed) {
             (true, _) => "no_grant",
             (false, false) => "guardrail",
             (false, true) => "granted",

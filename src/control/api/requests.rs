@@ -54,6 +54,9 @@ pub(super) struct NewRequest {
     /// For how many calls.
     #[schema(minimum = 1)]
     uses: Option<u32>,
+    /// The grant whose place it takes when it is approved; it lasts no longer than the entitlement allows from when the
+    /// first of such a chain began.
+    renews: Option<String>,
     /// What justifies it, such as `jira:OPS-17`; without it the task that the caller's token names.
     task: Option<String>,
     /// Why, in the requester's words.
@@ -87,6 +90,7 @@ impl NewRequest {
             resources,
             duration_seconds: self.duration_seconds,
             uses: self.uses,
+            renews: self.renews.map(|id| GrantId::new(&id).map_err(|e| bad("renews")(&e))).transpose()?,
             task: named.or_else(|| caller.task.clone()),
             task_is_proven: proven,
             justification: self.justification.unwrap_or_default(),

@@ -5,10 +5,12 @@ use serde_json::json;
 use super::{Failed, Reply, Work};
 use crate::control::catalogue::Known;
 use crate::control::refusal::{Kind, Refusal};
-use crate::control::route::Verdict;
+use crate::control::route::{Ruling, Verdict};
 use crate::control::store::{RequestRow, Rows};
-use crate::domain::elevation::{Elevation, Event, Refused};
+use crate::domain::elevation::{Elevation, Event, Refused, Request};
+use crate::domain::entitlement::TaskRule;
 use crate::domain::id::{GrantId, RequestId};
+use crate::domain::task::Task;
 
 /// The grant of a request has its id's end: there is one of each.
 fn grant_of(request: &RequestId) -> Result<GrantId, Refusal> {
@@ -26,11 +28,29 @@ fn refused(error: Refused) -> Refusal {
     }
 }
 
+/// A pending request by what policy demands now, where that is more than it was: more approvers, less time, fewer uses.
+fn tightened(row: RequestRow, now: Option<&Ruling>) -> RequestRow {
+    let Some(now) = now.filter(|ruling| ruling.verdict != Verdict::Deny && row.elevation.is_pending()) else {
+        return row;
+    };
+    let mut ruling = now.clone();
+    ruling.ttl_max_seconds = ruling.ttl_max_seconds.into_iter().chain(row.ruling.ttl_max_seconds).min();
+    ruling.uses_max = ruling.uses_max.into_iter().chain(row.ruling.uses_max).min();
+    let request = Request { steps: ruling.steps.clone(), ..row.request };
+    RequestRow { request, ruling, ..row }
+}
+
 impl<R: Rows> Work<'_, R> {
     pub(super) async fn approve(&mut self, id: &RequestId, seen: u64, reason: &str) -> Result<Reply, Failed> {
         let approver = self.known()?;
         let row = self.request_row(id).await?;
         let grant = grant_of(id)?;
+        let task = match &row.request.task {
+            Some(reference) => self.rows.task(reference).await?,
+            None => None,
+        };
+        let ruling = self.ruled_now(&row.request, task.as_ref());
+        let row = tightened(row, ruling.as_ref());
         let event = Event::Approve {
             approver: approver.principal.clone(),
             groups: approver.groups.clone(),
@@ -47,27 +67,31 @@ impl<R: Rows> Work<'_, R> {
             return Err(Refusal::new(Kind::Changed, "changed", detail).into());
         }
         self.policy_permits(&approver, &row)?;
-        let task = match &row.request.task {
-            Some(reference) => self.rows.task(reference).await?,
-            None => None,
+        let renewed = self.still_renewed(&row.request).await?;
+        let forbidden = match &renewed {
+            Err(reason) => Some(reason.clone()),
+            Ok(_) => self.forbidden_by_now(&row, task.as_ref(), ruling.as_ref()).await?,
         };
-        if let Some(reason) = self.forbidden_by_now(&row, task.as_ref()).await? {
+        if let Some(reason) = forbidden {
             let forbidden = row.elevation.apply(&row.request, Event::Forbid { reason: reason.clone() }, self.now);
             let row = RequestRow { elevation: forbidden.map_err(refused)?, ..row };
             let detail = json!({"reason": reason, "at": "approval", "approver": approver.principal});
             let row = self.put_request(row, "request.denied", detail);
             return Ok(Reply::Request(Box::new(row), None));
         }
+        let Ok(renewed) = renewed else { return Err(Refusal::conflict("ended", "what it renews has ended").into()) };
         let approved = matches!(after, Elevation::Approved { .. });
         let kind = if approved { "request.approved" } else { "request.agreed" };
         let row = RequestRow { elevation: after, ..row };
         let row = self.put_request(row, kind, json!({"approver": approver.principal, "reason": reason, "seen": seen}));
-        let grant = approved.then(|| Box::new(self.issue(&row, grant, task.as_ref())));
+        let grant = approved.then(|| Box::new(self.issue(&row, grant, task.as_ref(), renewed)));
         Ok(Reply::Request(Box::new(row), grant))
     }
 
     fn policy_permits(&self, approver: &Known, row: &RequestRow) -> Result<(), Refusal> {
-        let answer = self.catalogue.policies.may_approve(approver.actor(), &row.request, self.now);
+        let people = [&row.request.requester, &row.request.subject].map(|person| self.catalogue.know(person));
+        let people: Vec<_> = people.iter().flatten().map(Known::actor).collect();
+        let answer = self.catalogue.policies.may_approve(approver.actor(), &row.request, &people, self.now);
         if answer.allowed {
             return Ok(());
         }
@@ -78,7 +102,8 @@ impl<R: Rows> Work<'_, R> {
     async fn forbidden_by_now(
         &mut self,
         row: &RequestRow,
-        task: Option<&crate::domain::task::Task>,
+        task: Option<&Task>,
+        ruling: Option<&Ruling>,
     ) -> Result<Option<String>, Failed> {
         if let Some(lock) = self.locked(&row.request).await? {
             return Ok(Some(format!("a lock stops it: {}", lock.message)));
@@ -86,17 +111,26 @@ impl<R: Rows> Work<'_, R> {
         if task.is_some_and(|task| !task.is_open(self.now) || task.epoch != row.task_epoch) {
             return Ok(Some("its task was closed".into()));
         }
-        let Some(subject) = self.catalogue.know(&row.request.subject).filter(|known| !known.disabled) else {
+        if self.catalogue.know(&row.request.subject).is_none_or(|known| known.disabled) {
             return Ok(Some("the principal is not known any more, or disabled".into()));
-        };
+        }
         let Some(entitlement) = self.catalogue.entitlements.get(&row.request.entitlement) else {
             return Ok(Some("the entitlement is declared no more".into()));
         };
+        if entitlement.task == TaskRule::Verified && !task.is_some_and(|task| task.verified) {
+            return Ok(Some("the source of its task has not said that it is open".into()));
+        }
         if !row.request.scope.is_within(&entitlement.scope) || entitlement.backend != row.request.backend {
             return Ok(Some("the entitlement became narrower than the request".into()));
         }
-        let ruling = self.rule(&row.request, &subject, task);
-        Ok((ruling.verdict == Verdict::Deny).then(|| format!("policy changed: {}", ruling.reasons.join("; "))))
+        let denied = ruling.filter(|ruling| ruling.verdict == Verdict::Deny);
+        Ok(denied.map(|ruling| format!("policy changed: {}", ruling.reasons.join("; "))))
+    }
+
+    /// What policy says to the request now; nothing where the subject is not known any more.
+    fn ruled_now(&self, request: &Request, task: Option<&Task>) -> Option<Ruling> {
+        let subject = self.catalogue.know(&request.subject)?;
+        Some(self.rule(request, &subject, task))
     }
 
     pub(super) async fn deny(&mut self, id: &RequestId, reason: &str) -> Result<Reply, Failed> {

@@ -64,6 +64,13 @@ impl<R: Rows> Work<'_, R> {
         }
         if !changed.is_empty() {
             let next = self.read(&all)?;
+            let dangling = next.policies.dangling().iter().filter(|(name, _)| {
+                changed.iter().any(|document| document.kind == Kind::Policy && document.metadata.name == *name)
+            });
+            let dangling: Vec<&str> = dangling.map(|(_, message)| message.as_str()).collect();
+            if !dangling.is_empty() {
+                return Err(Refusal::invalid("documents", dangling.join("\n")).into());
+            }
             for document in changed {
                 let subject = format!("{}/{}", document.kind, document.metadata.name);
                 let detail = json!({"generation": document.metadata.generation, "spec": document.spec});

@@ -1,53 +1,84 @@
 //! Policy: may this be asked, may it pass with nobody looking, may this approver decide, may this admin do that.
 //!
 //! Cedar decides (<https://docs.cedarpolicy.com>); obligations are annotations on the policies that determined the answer,
-//! and the tightest wins. What is wrong with a policy refuses the load: an unknown annotation, an id twice, an action that
-//! no backend has, a failed strict validation, a guardrail that permits. What goes wrong while a policy is evaluated is a
-//! deny: Cedar itself passes over a policy that fails, which for a `forbid` would let through.
+//! and the tightest wins. What is wrong with a policy refuses the load ([`load`]): an unknown annotation, an id twice, an
+//! action, backend or group that cannot be, a failed strict validation, a guardrail that permits. What goes wrong while a
+//! policy is evaluated is a deny: Cedar itself passes over a policy that fails, which for a `forbid` would let through.
+//!
+//! Who is eligible and who approves is typed data of the entitlement. Policy can forbid and tighten it, and approve at
+//! once; nothing that is written in a policy makes somebody eligible.
 
+mod answer;
+mod bounds;
+mod check;
 mod load;
+mod question;
 pub mod schema;
+mod slice;
 
-use std::collections::BTreeMap;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use cedar_policy::{
-    Authorizer, Context, Decision, Entities, EntityUid, PolicyId, PolicySet, Request as Question, Response, Schema,
-};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use cedar_policy::{Authorizer, Entities, Entity, EntityUid, PolicyId};
 
-pub use load::{LoadError, load};
+pub use answer::{Answer, Ruling, Verdict};
+pub use check::LoadError;
+pub use load::load;
 
-use super::document::PrincipalKind;
+use super::document::{Mode, PrincipalKind, Target};
+use crate::domain::elevation::Request;
 use crate::domain::entitlement::Step;
+use crate::domain::id::{ActionName, BackendName, EntitlementName};
 use crate::domain::principal::Principal;
 use crate::domain::task::Task;
 use crate::domain::time::Timestamp;
+use answer::Obligations;
+use question::{Context, Word, uid};
+use slice::Slices;
 
-/// The namespace of everything we tell Cedar about.
-const NAMESPACE: &str = "Leasehold";
-
-/// All policies in force, with the schema they were checked against.
+/// All policies in force, sliced by what they can be asked about.
 #[derive(Debug)]
 pub struct Policies {
-    schema: Schema,
-    elevation: PolicySet,
-    admin: PolicySet,
-    guardrails: PolicySet,
-    obligations: BTreeMap<PolicyId, Obligations>,
-    shadow: PolicySet,
+    authorizer: Authorizer,
+    request: Question,
+    auto_approve: Question,
+    approve: Question,
+    admin: BTreeMap<&'static str, Question>,
+    guardrails: BTreeMap<(BackendName, ActionName), (Vec<&'static str>, Question)>,
+    about: HashMap<PolicyId, About>,
+    entitlements: BTreeMap<EntitlementName, Prepared>,
+    system: Entities,
+    dangling: Vec<(String, String)>,
     digest: String,
 }
 
-/// What a policy demands beside its answer.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Obligations {
-    max_ttl: Option<Duration>,
-    max_uses: Option<u32>,
-    quorum: Option<u32>,
-    approvers: Vec<String>,
-    reason: Option<String>,
+/// One question with the policies that have a say in it.
+#[derive(Debug, Default)]
+struct Question {
+    enforced: Slices,
+    shadow: Slices,
+}
+
+/// A policy as it is told.
+#[derive(Debug)]
+struct About {
+    obligations: Obligations,
+    document: String,
+    target: Target,
+    mode: Mode,
+    text: String,
+}
+
+/// An entitlement as policies see it, made once.
+#[derive(Debug)]
+struct Prepared {
+    uid: EntityUid,
+    backend: EntityUid,
+    entities: Entities,
+    entity: Entity,
 }
 
 /// Somebody as policy sees them.
@@ -67,13 +98,11 @@ pub struct Actor<'a> {
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
     /// The entitlement's name.
-    pub entitlement: &'a str,
-    /// Its backend.
-    pub backend: &'a str,
-    /// The groups that may ask for it.
-    pub eligible: &'a [String],
+    pub entitlement: &'a EntitlementName,
     /// The actions asked for.
     pub actions: &'a [String],
+    /// The resources asked for.
+    pub resources: &'a [String],
     /// For how long.
     pub duration: Duration,
     /// For how many calls.
@@ -84,66 +113,6 @@ pub struct Asked<'a> {
     pub task: Option<&'a Task>,
 }
 
-/// What policy says to a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// Not at all.
-    Deny,
-    /// With nobody looking.
-    Approve,
-    /// Approvers decide.
-    Ask,
-}
-
-impl Verdict {
-    /// The verdict as it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Deny => "deny",
-            Self::Approve => "approve",
-            Self::Ask => "ask",
-        }
-    }
-}
-
-/// A ruling: the answer, what determined it, and what it is tightened by.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ruling {
-    /// The answer.
-    pub verdict: Verdict,
-    /// Sentences for people.
-    pub reasons: Vec<String>,
-    /// The ids of the policies that determined it.
-    pub determining: Vec<String>,
-    /// The longest life of a grant, in seconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ttl_max_seconds: Option<u64>,
-    /// The most calls of a grant.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub uses_max: Option<u32>,
-    /// The steps, tightened.
-    pub steps: Vec<Step>,
-    /// The ids of policies in shadow that would have forbidden it.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub shadow: Vec<String>,
-    /// Which policies ruled: the SHA-256 of all of them.
-    pub policy_digest: String,
-}
-
-/// An answer to a yes-or-no question, with the policies that determined it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
-    /// Whether it is yes.
-    pub allowed: bool,
-    /// The ids of the policies that determined it.
-    pub determining: Vec<String>,
-    /// Sentences for people.
-    pub reasons: Vec<String>,
-    /// The ids of policies in shadow that would have forbidden it.
-    pub shadow: Vec<String>,
-}
-
 impl Policies {
     /// The SHA-256 of all policies in force.
     pub fn digest(&self) -> &str {
@@ -152,207 +121,190 @@ impl Policies {
 
     /// What policy says to a request. `steps` are the entitlement's.
     pub fn rule(&self, actor: Actor<'_>, asked: Asked<'_>, steps: &[Step], now: Timestamp) -> Ruling {
-        let request = self.elevation(actor, asked, "elevation:request", now);
-        let mut ruling = Ruling {
-            verdict: Verdict::Deny,
-            reasons: request.reasons.clone(),
-            determining: request.determining.clone(),
-            ttl_max_seconds: None,
-            uses_max: None,
-            steps: steps.to_vec(),
-            shadow: request.shadow.clone(),
-            policy_digest: self.digest.clone(),
-        };
-        if !request.allowed {
-            return ruling;
+        match self.try_rule(actor, asked, steps, now) {
+            Ok(ruling) => ruling,
+            Err(error) => Ruling::deny(vec![error], steps, &self.digest),
         }
-        self.tighten(&mut ruling, &request);
-        let auto = self.elevation(actor, asked, "elevation:auto_approve", now);
-        if auto.allowed {
-            ruling.determining.extend(auto.determining.clone());
-            ruling.reasons = auto.reasons.clone();
-            ruling.verdict = Verdict::Approve;
-            self.tighten(&mut ruling, &auto);
-        } else if ruling.steps.is_empty() {
-            ruling.reasons = vec!["no policy approves it and the entitlement names no approvers".into()];
-            ruling.reasons.extend(auto.reasons);
-        } else {
-            ruling.verdict = Verdict::Ask;
-            ruling.reasons = auto.reasons;
-        }
-        ruling
     }
 
-    /// Whether policy lets this approver decide on that request; who may at all is not asked here.
-    pub fn may_approve(
+    fn try_rule(&self, actor: Actor<'_>, asked: Asked<'_>, steps: &[Step], now: Timestamp) -> Result<Ruling, String> {
+        let about = self
+            .entitlements
+            .get(asked.entitlement)
+            .ok_or_else(|| format!("no entitlement `{}` is declared", asked.entitlement))?;
+        let principal = uid(Word::Principal, actor.principal.as_str());
+        let entities = question::with(&about.entities, [question::actor(&principal, actor)?])?;
+        let context = question::elevation(asked, now)?;
+        let within = [&about.uid, &about.backend];
+        let ask = |question: &Question, action: &EntityUid| {
+            self.ask(question, (&principal, action, &about.uid), &context, &entities, &within)
+        };
+        let request = ask(&self.request, &question::ACTIONS.request)?;
+        let mut ruling = Ruling::deny(request.reasons, steps, &self.digest);
+        ruling.determining = request.determining;
+        ruling.shadow = request.shadow;
+        if !request.allowed {
+            return Ok(ruling);
+        }
+        let auto = ask(&self.auto_approve, &question::ACTIONS.auto_approve)?;
+        ruling.decide(auto, |id| self.about.get(&PolicyId::new(id)).map(|about| &about.obligations));
+        Ok(ruling)
+    }
+
+    /// Whether policy lets this approver decide on that request; who may at all is not asked here. What policies can say
+    /// of `people` — the requester and the subject — is known only of those who are named there.
+    pub fn may_approve(&self, approver: Actor<'_>, request: &Request, people: &[Actor<'_>], now: Timestamp) -> Answer {
+        Answer::or_deny(self.try_may_approve(approver, request, people, now))
+    }
+
+    fn try_may_approve(
         &self,
         approver: Actor<'_>,
-        request: &crate::domain::elevation::Request,
+        request: &Request,
+        people: &[Actor<'_>],
         now: Timestamp,
-    ) -> Answer {
-        let uid = uid("Request", request.id.as_str());
-        let entities = [
-            actor_entity(approver),
-            json!({"uid": uid, "attrs": {
-                "entitlement": {"__entity": self::uid("Entitlement", request.entitlement.as_str())},
-                "requester": {"__entity": self::uid("Principal", request.requester.as_str())},
-                "ttl_s": i64::try_from(request.duration.as_secs()).unwrap_or(i64::MAX),
-                "emergency": request.emergency,
-            }, "parents": [{"type": format!("{NAMESPACE}::Backend"), "id": request.backend.as_str()}]}),
-            json!({"uid": self::uid("Backend", request.backend.as_str()), "attrs": {}, "parents": []}),
-        ];
-        let context = json!({"now": moment(now)});
-        self.ask(&self.elevation, approver, "elevation:approve", &uid, &entities, context)
+    ) -> Result<Answer, String> {
+        let principal = uid(Word::Principal, approver.principal.as_str());
+        let (resource, entity) = question::request(request)?;
+        let mut entities = vec![entity, question::actor(&principal, approver)?];
+        let mut named = vec![approver.principal];
+        for person in people {
+            if !named.contains(&person.principal) {
+                entities.push(question::actor(&uid(Word::Principal, person.principal.as_str()), *person)?);
+                named.push(person.principal);
+            }
+        }
+        let entitlement = uid(Word::Entitlement, request.entitlement.as_str());
+        entities.extend(self.entitlements.get(&request.entitlement).map(|about| about.entity.clone()));
+        let entities = question::with(&Entities::empty(), entities)?;
+        let backend = uid(Word::Backend, request.backend.as_str());
+        let action = &question::ACTIONS.approve;
+        let asked = (&principal, action, &resource);
+        self.ask(&self.approve, asked, &question::moment(now)?, &entities, &[&entitlement, &backend])
     }
 
     /// Whether this admin may do that.
     pub fn may_administer(&self, admin: Actor<'_>, action: &str, now: Timestamp) -> Answer {
-        let system = uid("System", "leasehold");
-        let entities = [actor_entity(admin), json!({"uid": system, "attrs": {}, "parents": []})];
-        self.ask(&self.admin, admin, action, &system, &entities, json!({"now": moment(now)}))
+        Answer::or_deny(self.try_may_administer(admin, action, now))
     }
 
-    /// Which guardrails would stop a call, for `explain`.
-    pub fn guardrails(&self, actor: Actor<'_>, backend: &str, action: &str, resource: &str, now: Timestamp) -> Answer {
-        let uid = uid("Resource", resource);
-        let entities = [
-            actor_entity(actor),
-            json!({"uid": uid, "attrs": {}, "parents": [self::uid("Backend", backend)]}),
-            json!({"uid": self::uid("Backend", backend), "attrs": {}, "parents": []}),
-        ];
-        self.ask(&self.guardrails, actor, action, &uid, &entities, json!({"now": moment(now)}))
+    fn try_may_administer(&self, admin: Actor<'_>, action: &str, now: Timestamp) -> Result<Answer, String> {
+        let question =
+            self.admin.get(action).ok_or_else(|| format!("nobody may do `{action}`: there is no such word"))?;
+        let principal = uid(Word::Principal, admin.principal.as_str());
+        let entities = question::with(&self.system, [question::actor(&principal, admin)?])?;
+        let (action, system) = (uid(Word::Action, action), uid(Word::System, "leasehold"));
+        self.ask(question, (&principal, &action, &system), &question::moment(now)?, &entities, &[&system])
     }
 
-    fn elevation(&self, actor: Actor<'_>, asked: Asked<'_>, action: &str, now: Timestamp) -> Answer {
-        let resource = uid("Entitlement", asked.entitlement);
-        let eligible: Vec<Value> =
-            asked.eligible.iter().map(|group| json!({"__entity": uid("Group", group)})).collect();
+    /// Which guardrails would stop a call, for `explain`. Where none would, it is allowed.
+    pub fn guardrails(&self, actor: Actor<'_>, call: Call<'_>, now: Timestamp) -> Answer {
+        Answer::or_deny(self.try_guardrails(actor, call, now))
+    }
+
+    fn try_guardrails(&self, actor: Actor<'_>, call: Call<'_>, now: Timestamp) -> Result<Answer, String> {
+        let key = (call.backend.clone(), call.action.clone());
+        let (groups, question) = self
+            .guardrails
+            .get(&key)
+            .ok_or_else(|| format!("`{}` has no action `{}`: it is denied", call.backend, call.action))?;
+        let principal = uid(Word::Principal, actor.principal.as_str());
+        let (resource, backend) = (uid(Word::Resource, call.resource), uid(Word::Backend, call.backend.as_str()));
+        let action = uid(Word::Action, call.action.as_str());
+        let groups = groups.iter().map(|group| uid(Word::Action, group)).collect();
         let entities = [
-            actor_entity(actor),
-            json!({"uid": resource, "attrs": {"eligible": eligible}, "parents": [uid("Backend", asked.backend)]}),
-            json!({"uid": uid("Backend", asked.backend), "attrs": {}, "parents": []}),
+            Entity::new_no_attrs(resource.clone(), [backend].into()),
+            Entity::new_no_attrs(action.clone(), groups),
+            question::actor(&principal, actor)?,
         ];
-        let mut context = json!({
-            "now": moment(now),
-            "ttl_s": i64::try_from(asked.duration.as_secs()).unwrap_or(i64::MAX),
-            "actions": asked.actions,
-            "emergency": asked.emergency,
-        });
-        if let Some(uses) = asked.uses {
-            context["uses"] = json!(uses);
+        let entities = question::with(&Entities::empty(), entities)?;
+        let asked = (&principal, &action, &resource);
+        let mut answer = self.ask(question, asked, &question::moment(now)?, &entities, &[])?;
+        // Guardrails only forbid: nothing that speaks against the call is an answer too.
+        if answer.determining.is_empty() && !answer.failed {
+            (answer.allowed, answer.reasons) = (true, Vec::new());
         }
-        if let Some(task) = asked.task {
-            let (source, reference) = task.reference.as_str().split_once(':').unwrap_or_default();
-            context["task"] = json!({
-                "source": source, "ref": reference, "kind": task.kind,
-                "open": task.is_open(now), "verified": task.verified,
-            });
-        }
-        self.ask(&self.elevation, actor, action, &resource, &entities, context)
+        Ok(answer)
     }
 
     fn ask(
         &self,
-        policies: &PolicySet,
-        actor: Actor<'_>,
-        action: &str,
-        resource: &Value,
-        entities: &[Value],
-        context: Value,
-    ) -> Answer {
-        match self.try_ask(policies, actor, action, resource, entities, context) {
-            Ok((response, shadow)) => self.answer(&response, &shadow),
-            Err(error) => Answer { allowed: false, determining: Vec::new(), reasons: vec![error], shadow: Vec::new() },
-        }
+        question: &Question,
+        (principal, action, resource): (&EntityUid, &EntityUid, &EntityUid),
+        context: &Context,
+        entities: &Entities,
+        within: &[&EntityUid],
+    ) -> Result<Answer, String> {
+        // Our own code builds it, and a test holds that the schema takes it: it is not validated each time.
+        let request =
+            cedar_policy::Request::new(principal.clone(), action.clone(), resource.clone(), context.clone(), None)
+                .map_err(|error| format!("policy could not be asked: {error}"))?;
+        let found = question.enforced.ask(&self.authorizer, &request, entities, within);
+        let shadow = question.shadow.ask(&self.authorizer, &request, entities, within);
+        let reason = |id: &PolicyId| self.about.get(id)?.obligations.reason.clone();
+        Ok(Answer::of(found, shadow, reason))
     }
 
-    fn try_ask(
-        &self,
-        policies: &PolicySet,
-        actor: Actor<'_>,
-        action: &str,
-        resource: &Value,
-        entities: &[Value],
-        context: Value,
-    ) -> Result<(Response, Response), String> {
-        let wrong = |error: &dyn std::fmt::Display| format!("policy could not be asked: {error}");
-        let action = entity(&uid("Action", action)).map_err(|error| wrong(&error))?;
-        let principal = entity(&uid("Principal", actor.principal.as_str())).map_err(|error| wrong(&error))?;
-        let resource = entity(resource).map_err(|error| wrong(&error))?;
-        let context =
-            Context::from_json_value(context, Some((&self.schema, &action))).map_err(|error| wrong(&error))?;
-        let question =
-            Question::new(principal, action, resource, context, Some(&self.schema)).map_err(|error| wrong(&error))?;
-        let entities = Entities::from_json_value(Value::Array(entities.to_vec()), Some(&self.schema))
-            .map_err(|error| wrong(&error))?;
-        let authorizer = Authorizer::new();
-        let shadow = authorizer.is_authorized(&question, &self.shadow, &entities);
-        Ok((authorizer.is_authorized(&question, policies, &entities), shadow))
+    /// Policies that name an entitlement which is not declared: the document, and a sentence. A new policy must not, since a
+    /// slip would make it say nothing; one that is in force does not stop an entitlement from being taken away.
+    pub fn dangling(&self) -> &[(String, String)] {
+        &self.dangling
     }
 
-    fn answer(&self, response: &Response, shadow: &Response) -> Answer {
-        let mut errors = response.diagnostics().errors().map(|error| format!("a policy failed: {error}")).peekable();
-        let determining: Vec<PolicyId> = response.diagnostics().reason().cloned().collect();
-        let mut reasons: Vec<String> =
-            determining.iter().filter_map(|id| self.obligations.get(id)?.reason.clone()).collect();
-        // A forbid that fails would be passed over: what cannot be evaluated denies.
-        let allowed = response.decision() == Decision::Allow && errors.peek().is_none();
-        reasons.extend(errors);
-        if !allowed && determining.is_empty() && reasons.is_empty() {
-            reasons.push("no policy permits it".into());
-        }
-        let shadow = shadow
-            .diagnostics()
-            .reason()
-            .filter(|id| self.shadow.policy(id).is_some_and(|policy| policy.effect() == cedar_policy::Effect::Forbid));
-        Answer {
-            allowed,
-            determining: determining.iter().map(ToString::to_string).collect(),
-            reasons,
-            shadow: shadow.map(ToString::to_string).collect(),
-        }
+    /// Where a policy is written and its text.
+    pub fn told(&self, id: &str) -> Option<Told<'_>> {
+        let about = self.about.get(&PolicyId::new(id))?;
+        Some(Told { document: &about.document, target: about.target, mode: about.mode, text: &about.text })
     }
 
-    fn tighten(&self, ruling: &mut Ruling, answer: &Answer) {
-        for id in &answer.determining {
-            let Some(obligations) = self.obligations.get(&PolicyId::new(id)) else { continue };
-            let ttl = obligations.max_ttl.map(|ttl| ttl.as_secs());
-            ruling.ttl_max_seconds = ruling.ttl_max_seconds.into_iter().chain(ttl).min();
-            ruling.uses_max = ruling.uses_max.into_iter().chain(obligations.max_uses).min();
-            for step in &mut ruling.steps {
-                step.quorum = step.quorum.max(obligations.quorum.unwrap_or(0));
-            }
-            if !obligations.approvers.is_empty() {
-                let quorum = obligations.quorum.unwrap_or(1);
-                let more = Step { approvers: obligations.approvers.clone(), quorum };
-                if !ruling.steps.contains(&more) {
-                    ruling.steps.push(more);
-                }
-            }
-        }
+    /// The ids of all policies, the built-in ones included.
+    pub fn ids(&self) -> Vec<String> {
+        let mut ids: Vec<String> = self.about.keys().map(ToString::to_string).collect();
+        ids.sort();
+        ids
+    }
+
+    /// How many guardrails each call costs: for every action of every backend.
+    pub fn slices(&self) -> impl Iterator<Item = (&BackendName, &ActionName, usize)> {
+        self.guardrails.iter().map(|((backend, action), (_, question))| (backend, action, question.len()))
+    }
+
+    /// How many policies the questions about a request and its approval are put to, at most.
+    pub fn asked(&self) -> [(&'static str, usize); 3] {
+        [
+            ("elevation:request", self.request.len()),
+            ("elevation:auto_approve", self.auto_approve.len()),
+            ("elevation:approve", self.approve.len()),
+        ]
     }
 }
 
-fn uid(kind: &str, id: &str) -> Value {
-    json!({"type": format!("{NAMESPACE}::{kind}"), "id": id})
-}
-
-fn entity(uid: &Value) -> Result<EntityUid, String> {
-    EntityUid::from_json(uid.clone()).map_err(|error| error.to_string())
-}
-
-fn moment(now: Timestamp) -> Value {
-    let text = now.to_string();
-    // Cedar's datetime has milliseconds at most.
-    let whole = text.split('.').next().unwrap_or_default().trim_end_matches('Z');
-    json!({"__extn": {"fn": "datetime", "arg": format!("{whole}Z")}})
-}
-
-fn actor_entity(actor: Actor<'_>) -> Value {
-    let groups: Vec<Value> = actor.groups.iter().map(|group| uid("Group", group)).collect();
-    let mut attrs = json!({"kind": actor.kind.as_str()});
-    if let Some(owner) = actor.owner {
-        attrs["owner"] = json!(owner);
+impl Question {
+    fn len(&self) -> usize {
+        self.enforced.len() + self.shadow.len()
     }
-    json!({"uid": uid("Principal", actor.principal.as_str()), "attrs": attrs, "parents": groups})
+}
+
+/// A call, as guardrails see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// On which backend.
+    pub backend: &'a BackendName,
+    /// What is done.
+    pub action: &'a ActionName,
+    /// To what.
+    pub resource: &'a str,
+}
+
+/// A policy as it stands in its document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Told<'a> {
+    /// The document's name; `leasehold` where it is built in.
+    pub document: &'a str,
+    /// What it is asked about.
+    pub target: Target,
+    /// Whether it counts.
+    pub mode: Mode,
+    /// Its text.
+    pub text: &'a str,
 }

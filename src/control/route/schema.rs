@@ -1,9 +1,9 @@
 //! The Cedar schema: our own questions, and the actions of every backend.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use crate::control::document::Class;
+use crate::control::document::{Class, Target};
 use crate::domain::id::{ActionName, BackendName};
 
 /// The actions of every backend.
@@ -13,10 +13,7 @@ pub type Backends = BTreeMap<BackendName, Vec<(ActionName, Class)>>;
 pub const ADMIN_ACTIONS: &[&str] =
     &["admin:apply", "admin:read", "admin:lock", "admin:revoke", "admin:task", "admin:audit", "admin:consume"];
 
-/// The schema as Cedar text.
-pub(super) fn text(backends: &Backends) -> String {
-    let mut text = String::from(
-        r#"namespace Leasehold {
+const TYPES: &str = r#"
   type Task = { "source": String, "ref": String, "kind": String, "open": Bool, "verified": Bool };
   entity Group;
   entity System;
@@ -24,36 +21,67 @@ pub(super) fn text(backends: &Backends) -> String {
   entity Backend;
   entity Resource in [Backend];
   entity Entitlement in [Backend] = { "eligible": Set<Group> };
-  entity Request in [Backend] = { "entitlement": Entitlement, "requester": Principal, "ttl_s": Long, "emergency": Bool };
+  entity Request in [Backend] = {
+    "entitlement": Entitlement, "requester": Principal, "subject": Principal, "ttl_s": Long, "emergency": Bool };
+"#;
+
+const ELEVATION: &str = r#"
   action "elevation:request", "elevation:auto_approve" appliesTo {
     principal: [Principal], resource: [Entitlement],
-    context: { "now": datetime, "ttl_s": Long, "uses"?: Long, "actions": Set<String>, "emergency": Bool, "task"?: Task } };
+    context: {
+      "now": datetime, "ttl_s": Long, "uses"?: Long, "actions": Set<String>, "resources": Set<String>,
+      "emergency": Bool, "task"?: Task } };
   action "elevation:approve" appliesTo { principal: [Principal], resource: [Request], context: { "now": datetime } };
-  action "admin:any";
-"#,
-    );
-    for action in ADMIN_ACTIONS {
-        let _ = writeln!(
-            text,
-            "  action \"{action}\" in [\"admin:any\"] appliesTo {{ principal: [Principal], resource: [System], context: {{ \"now\": datetime }} }};"
-        );
-    }
-    text.push_str("  action \"call:any\"; action \"call:read\" in [\"call:any\"]; action \"call:write\" in [\"call:any\"]; action \"call:admin\" in [\"call:any\"];\n");
-    let mut actions: BTreeMap<&str, Class> = BTreeMap::new();
-    for (name, class) in backends.values().flatten() {
-        // Two backends may have an action of one name: it counts as the graver of the two.
-        let known = actions.entry(name.as_str()).or_insert(*class);
-        if *class as u8 > *known as u8 {
-            *known = *class;
+"#;
+
+/// The schema of the questions of one target, as Cedar text.
+pub fn text(target: Target, backends: &Backends) -> String {
+    let mut text = format!("namespace Leasehold {{{TYPES}");
+    match target {
+        Target::Elevation => text.push_str(ELEVATION),
+        Target::Admin => {
+            text.push_str("  action \"admin:any\";\n");
+            for action in ADMIN_ACTIONS {
+                add(&mut text, action, "\"admin:any\"", "System");
+            }
         }
-    }
-    for (name, class) in actions {
-        let class = class.as_str();
-        let _ = writeln!(
-            text,
-            "  action \"{name}\" in [\"call:{class}\"] appliesTo {{ principal: [Principal], resource: [Resource], context: {{ \"now\": datetime }} }};"
-        );
+        Target::Guardrail => {
+            text.push_str("  action \"call:any\";\n");
+            for class in [Class::Read, Class::Write, Class::Admin] {
+                let _ = writeln!(text, "  action \"{}\" in [\"call:any\"];", group(class));
+            }
+            for (action, classes) in classes(backends) {
+                let groups: Vec<String> = classes.iter().map(|class| format!("\"{}\"", group(*class))).collect();
+                add(&mut text, action.as_str(), &groups.join(", "), "Resource");
+            }
+        }
     }
     text.push_str("}\n");
     text
+}
+
+fn add(text: &mut String, action: &str, groups: &str, resource: &str) {
+    let _ = writeln!(
+        text,
+        "  action \"{action}\" in [{groups}] appliesTo {{ principal: [Principal], resource: [{resource}], context: {{ \"now\": datetime }} }};"
+    );
+}
+
+/// What policies call all actions of a class.
+pub(super) const fn group(class: Class) -> &'static str {
+    match class {
+        Class::Read => "call:read",
+        Class::Write => "call:write",
+        Class::Admin => "call:admin",
+    }
+}
+
+/// Every action with its class. Two backends may have an action of one name and different classes: it is of both then,
+/// so that what forbids either forbids it.
+pub(super) fn classes(backends: &Backends) -> BTreeMap<&ActionName, BTreeSet<Class>> {
+    let mut classes: BTreeMap<&ActionName, BTreeSet<Class>> = BTreeMap::new();
+    for (name, class) in backends.values().flatten() {
+        classes.entry(name).or_default().insert(*class);
+    }
+    classes
 }

@@ -138,6 +138,8 @@ pub struct GrantRow {
     pub task_epoch: u32,
     /// When it began.
     pub created_at: Timestamp,
+    /// When the first of the grants began whose place it took in turn.
+    pub began_at: Timestamp,
     /// The revision of its last change.
     pub revision: Revision,
 }
@@ -309,6 +311,12 @@ pub trait Rows: Send {
     fn grant(&mut self, id: &GrantId) -> impl Future<Output = Read<Option<GrantRow>>> + Send;
     /// How many active grants and pending requests a principal has of an entitlement.
     fn held(&mut self, principal: &Principal, entitlement: &EntitlementName) -> impl Future<Output = Read<u32>> + Send;
+    /// How many active grants a principal holds, of whatever entitlements; counted no further than `most`.
+    fn holds(&mut self, principal: &Principal, most: u32) -> impl Future<Output = Read<u32>> + Send {
+        let state = Some(GrantState::Active.as_str().to_owned());
+        let page = Page { state, principal: Some(principal.clone()), after: None, limit: most };
+        async move { Ok(u32::try_from(self.grants(&page).await?.len()).unwrap_or(u32::MAX)) }
+    }
     /// What a caller's idempotency key was used for.
     fn idempotent(&mut self, caller: &Principal, key: &str) -> impl Future<Output = Read<Option<Idempotent>>> + Send;
     /// Whether a use of a grant was taken already.

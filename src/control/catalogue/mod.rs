@@ -1,0 +1,235 @@
+//! Everything that was declared, read and checked as a whole.
+
+mod notices;
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::document::{Actions, Class, Document, Kind, PolicySpec, PrincipalKind, PrincipalSpec, Spec};
+use super::route::schema::Backends;
+use super::route::{Actor, Policies, load};
+use crate::domain::entitlement::Entitlement;
+use crate::domain::id::{ActionName, BackendName, EntitlementName};
+use crate::domain::principal::Principal;
+
+/// The group whose members may do everything that an admin may.
+pub const ADMINS: &str = "leasehold.admins";
+
+/// Whoever holds the token that the first start wrote.
+pub const LOCAL_ADMIN: &str = "urn:leasehold:local#admin";
+
+/// All documents of one moment, read. It is whole: what one document names, another declares.
+#[derive(Debug)]
+pub struct Catalogue {
+    /// The actions of every backend.
+    pub backends: Backends,
+    /// What may be asked for.
+    pub entitlements: BTreeMap<EntitlementName, Entitlement>,
+    /// The policies.
+    pub policies: Policies,
+    /// How often documents changed before this.
+    pub generation: u64,
+    principals: HashMap<String, PrincipalSpec>,
+    /// The longest first.
+    patterns: Vec<PrincipalSpec>,
+}
+
+/// Somebody who is known here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Who.
+    pub principal: Principal,
+    /// What they are.
+    pub kind: PrincipalKind,
+    /// The groups they are in.
+    pub groups: Vec<String>,
+    /// Who answers for them.
+    pub owner: Option<String>,
+    /// Whether the owner may approve what they ask for.
+    pub owner_may_approve: bool,
+    /// Whether they were disabled.
+    pub disabled: bool,
+    /// How many active grants they can hold at once.
+    pub grants_max: u32,
+}
+
+impl Known {
+    /// As policy sees them.
+    pub fn actor(&self) -> Actor<'_> {
+        Actor { principal: &self.principal, kind: self.kind, groups: &self.groups, owner: self.owner.as_deref() }
+    }
+}
+
+/// The documents by kind.
+#[derive(Default)]
+struct Declared {
+    maps: BTreeMap<String, Vec<(ActionName, Class)>>,
+    backends: BTreeMap<BackendName, Actions>,
+    principals: Vec<PrincipalSpec>,
+    entitlements: BTreeMap<EntitlementName, Entitlement>,
+    policies: BTreeMap<String, PolicySpec>,
+    errors: Vec<String>,
+}
+
+impl Catalogue {
+    /// Reads all documents. Their order means nothing.
+    ///
+    /// # Errors
+    /// Every mistake found; nothing of it is used then.
+    pub fn read(documents: &[Document], generation: u64) -> Result<Self, Vec<String>> {
+        let mut declared = Declared { errors: alike(documents), ..Declared::default() };
+        for document in documents {
+            if let Err(error) = declared.add(document) {
+                declared.errors.push(error);
+            }
+        }
+        let backends = declared.actions();
+        let Declared { principals, entitlements, policies, mut errors, .. } = declared;
+        errors.extend(entitlements.values().filter_map(|entitlement| check(entitlement, &backends).err()));
+        errors.extend(same_principals(&principals));
+        // What is wrong with a policy may be what is wrong with a backend it names: the first is said, and once.
+        if !errors.is_empty() {
+            return Err(errors);
+        }
+        let policies = load(&policies, &backends, &entitlements).map_err(|error| error.0)?;
+        let (mut patterns, exact): (Vec<_>, Vec<_>) = principals.into_iter().partition(|s| s.principal.ends_with('*'));
+        patterns.sort_by_key(|spec| std::cmp::Reverse(spec.principal.len()));
+        let principals = exact.into_iter().map(|spec| (spec.principal.clone(), spec)).collect();
+        Ok(Self { backends, entitlements, policies, generation, principals, patterns })
+    }
+
+    /// Every Principal that was declared.
+    pub fn principals(&self) -> impl Iterator<Item = &PrincipalSpec> {
+        self.principals.values().chain(&self.patterns)
+    }
+
+    /// Who somebody is: by the exact name, else by the longest pattern.
+    pub fn know(&self, principal: &Principal) -> Option<Known> {
+        let text = principal.as_str();
+        if text == LOCAL_ADMIN {
+            return Some(Known {
+                principal: principal.clone(),
+                kind: PrincipalKind::User,
+                groups: vec![ADMINS.to_owned()],
+                owner: None,
+                owner_may_approve: false,
+                disabled: false,
+                grants_max: PrincipalSpec::GRANTS_MAX_DEFAULT,
+            });
+        }
+        let within = |spec: &&PrincipalSpec| {
+            spec.principal.strip_suffix('*').is_some_and(|prefix| text.len() > prefix.len() && text.starts_with(prefix))
+        };
+        let spec = self.principals.get(text).or_else(|| self.patterns.iter().find(within))?;
+        Some(Known {
+            principal: principal.clone(),
+            kind: spec.kind,
+            groups: spec.groups.clone(),
+            owner: spec.owner.clone(),
+            owner_may_approve: spec.owner_may_approve,
+            disabled: spec.disabled,
+            grants_max: spec.grants_max,
+        })
+    }
+}
+
+impl Declared {
+    fn add(&mut self, document: &Document) -> Result<(), String> {
+        let name = &document.metadata.name;
+        match document.read()? {
+            Spec::ActionMap(actions) => drop(self.maps.insert(name.clone(), actions)),
+            Spec::Backend(actions) => {
+                let name = BackendName::new(name).map_err(|error| error.to_string())?;
+                self.backends.insert(name, actions);
+            }
+            Spec::Principal(spec) => self.principals.push(spec),
+            Spec::Entitlement(entitlement) => {
+                self.entitlements.insert(entitlement.name.clone(), *entitlement);
+            }
+            Spec::Policy(spec) => drop(self.policies.insert(name.clone(), spec)),
+        }
+        Ok(())
+    }
+
+    /// The actions of every backend, wherever they are named.
+    fn actions(&mut self) -> Backends {
+        let mut all = Backends::new();
+        for (name, actions) in std::mem::take(&mut self.backends) {
+            let actions = match actions {
+                Actions::Listed(actions) => actions,
+                Actions::Mapped(map) => match self.maps.get(&map) {
+                    Some(actions) => actions.clone(),
+                    None => {
+                        let map = map.escape_debug();
+                        self.errors.push(format!("Backend `{name}`: spec.action_map: there is no ActionMap `{map}`"));
+                        continue;
+                    }
+                },
+            };
+            all.insert(name, actions);
+        }
+        all
+    }
+}
+
+/// Documents that one could take for another.
+fn alike(documents: &[Document]) -> Vec<String> {
+    let mut seen: HashMap<(Kind, String), &str> = HashMap::new();
+    let mut errors = Vec::new();
+    for document in documents {
+        let name = document.metadata.name.as_str();
+        if let Some(other) = seen.insert((document.kind, name.to_ascii_lowercase()), name) {
+            let kind = document.kind;
+            errors.push(if other == name {
+                format!("{kind} `{}` is declared twice", name.escape_debug())
+            } else {
+                format!("{kind} `{}` and `{}` differ in nothing but case", other.escape_debug(), name.escape_debug())
+            });
+        }
+    }
+    errors
+}
+
+fn same_principals(principals: &[PrincipalSpec]) -> Vec<String> {
+    let mut seen: HashMap<String, &str> = HashMap::new();
+    let mut errors = Vec::new();
+    for spec in principals {
+        let text = spec.principal.as_str();
+        if let Some(other) = seen.insert(text.to_ascii_lowercase(), text) {
+            errors.push(if other == text {
+                format!("two Principals say who `{text}` is")
+            } else {
+                format!("the principals `{other}` and `{text}` differ in nothing but case")
+            });
+        }
+    }
+    errors
+}
+
+fn check(entitlement: &Entitlement, backends: &Backends) -> Result<(), String> {
+    let name = &entitlement.name;
+    let Some(actions) = backends.get(&entitlement.backend) else {
+        return Err(format!("Entitlement `{name}`: there is no Backend `{}`", entitlement.backend));
+    };
+    for pattern in entitlement.scope.actions() {
+        if !actions.iter().any(|(action, _)| pattern.covers(action)) {
+            return Err(format!("Entitlement `{name}`: no action of `{}` is `{pattern}`", entitlement.backend));
+        }
+    }
+    if !entitlement.emergency
+        && entitlement.steps.is_empty()
+        && entitlement.scope.actions().iter().any(|action| action.as_str() == "*")
+        && entitlement.scope.resources().iter().any(|resource| resource.as_str() == "**")
+    {
+        return Err(format!(
+            "Entitlement `{name}`: every action on everything needs approvers, or `emergency: true`; name what is needed"
+        ));
+    }
+    Ok(())
+}
+
+/// The documents in the order in which they refer to each other.
+pub fn in_order(mut documents: Vec<Document>) -> Vec<Document> {
+    let place = |kind: Kind| Kind::ALL.iter().position(|other| *other == kind);
+    documents.sort_by(|a, b| (place(a.kind), &a.metadata.name).cmp(&(place(b.kind), &b.metadata.name)));
+    documents
+}

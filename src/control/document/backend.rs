@@ -1,0 +1,167 @@
+//! Backends and their actions: listed, or read from the rules of an action map.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::domain::action::ActionClass;
+use crate::domain::id::ActionName;
+
+/// Most actions of a backend, and most rules of a map.
+const ACTIONS_MAX: usize = 2_000;
+
+/// What a rule of an action map may say besides `action` and `class`. The sidecar reads it; here it is kept as it is.
+pub const RULE_FIELDS: [&str; 11] = [
+    "method",
+    "path",
+    "grpc",
+    "headers",
+    "query",
+    "upgrade",
+    "streaming",
+    "body",
+    "body_bytes_max",
+    "resource",
+    "range",
+];
+
+/// A backend as the control plane needs it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackendSpec {
+    /// The action map that names its actions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action_map: Option<String>,
+    /// Its actions, where it names no map.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actions: Option<Vec<NamedAction>>,
+}
+
+/// An action and how much it can change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamedAction {
+    /// Its name.
+    pub name: String,
+    /// How much it can change.
+    pub class: Class,
+}
+
+/// The rules of an action map, and what of it is the sidecar's alone.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ActionMapSpec {
+    #[serde(default)]
+    #[allow(dead_code, reason = "kept as it is, for the sidecar")]
+    requires: Option<Value>,
+    rules: Vec<Rule>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Rule {
+    action: String,
+    class: Class,
+    #[serde(flatten)]
+    rest: BTreeMap<String, Value>,
+}
+
+/// Where the actions of a backend are named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Actions {
+    /// In the backend itself.
+    Listed(Vec<(ActionName, Class)>),
+    /// In the action map of that name.
+    Mapped(String),
+}
+
+/// How much an action can change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the words are the domain's")]
+pub enum Class {
+    Read,
+    Write,
+    Admin,
+}
+
+impl From<ActionClass> for Class {
+    fn from(class: ActionClass) -> Self {
+        match class {
+            ActionClass::Read => Self::Read,
+            ActionClass::Write => Self::Write,
+            ActionClass::Admin => Self::Admin,
+        }
+    }
+}
+
+impl Class {
+    /// The class as it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl BackendSpec {
+    pub(super) fn resolve(self) -> Result<Actions, String> {
+        match (self.action_map, self.actions) {
+            (Some(map), None) => Ok(Actions::Mapped(map)),
+            (None, Some(actions)) => {
+                let mut listed = Vec::new();
+                for action in &actions {
+                    let name = action_name(&action.name).map_err(|error| format!("spec.actions: {error}"))?;
+                    if listed.iter().any(|(known, _)| *known == name) {
+                        return Err(format!("spec.actions: `{name}` is there twice"));
+                    }
+                    listed.push((name, action.class));
+                }
+                Ok(Actions::Listed(check(listed).map_err(|error| format!("spec.actions: {error}"))?))
+            }
+            _ => Err("spec: name an `action_map`, or list `actions`: one of the two".into()),
+        }
+    }
+}
+
+impl ActionMapSpec {
+    /// The actions that the rules name; several rules may name one, and the gravest class counts.
+    pub(super) fn resolve(self) -> Result<Vec<(ActionName, Class)>, String> {
+        let mut actions: Vec<(ActionName, Class)> = Vec::new();
+        for (place, rule) in self.rules.iter().enumerate() {
+            let wrong = |error: String| format!("spec.rules[{place}]: {error}");
+            if let Some(field) = rule.rest.keys().find(|field| !RULE_FIELDS.contains(&field.as_str())) {
+                let known = RULE_FIELDS.join("`, `");
+                return Err(wrong(format!(
+                    "unknown field `{}`, there are `action`, `class`, `{known}`",
+                    super::short(field)
+                )));
+            }
+            let name = action_name(&rule.action).map_err(wrong)?;
+            match actions.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, class)) => *class = (*class).max(rule.class),
+                None => actions.push((name, rule.class)),
+            }
+        }
+        check(actions).map_err(|error| format!("spec.rules: {error}"))
+    }
+}
+
+fn action_name(text: &str) -> Result<ActionName, String> {
+    ActionName::new(text).map_err(|error| error.to_string())
+}
+
+fn check(actions: Vec<(ActionName, Class)>) -> Result<Vec<(ActionName, Class)>, String> {
+    if actions.is_empty() || actions.len() > ACTIONS_MAX {
+        return Err(format!("from 1 to {ACTIONS_MAX} actions"));
+    }
+    let mut seen: BTreeMap<String, &ActionName> = BTreeMap::new();
+    for (name, _) in &actions {
+        if let Some(other) = seen.insert(name.as_str().to_ascii_lowercase(), name) {
+            return Err(format!("`{other}` and `{name}` differ in nothing but case"));
+        }
+    }
+    Ok(actions)
+}
