@@ -75,7 +75,8 @@ pub fn entitlement(name: &str, rest: Value) -> Document {
 }
 
 pub fn principal(name: &str, pattern: &str, spec: Value) -> Document {
-    let mut all = json!({"principal": format!("https://idp.test#{pattern}"), "type": "workload", "grants_max": 100_000});
+    let mut all =
+        json!({"principal": format!("https://idp.test#{pattern}"), "type": "workload", "grants_max": 100_000});
     all.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
     document("Principal", name, all)
 }
