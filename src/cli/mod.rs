@@ -84,10 +84,18 @@ on one PostgreSQL; with SQLite there is one.",
     #[command(
         long_about = "Runs the control plane and the sidecar in one process: all there is to it on one machine.\n\n\
 The sidecar's grants come from the control plane, and the actions of its backends are declared there. Everything is in one \
-file; `leasehold check` looks at it.",
+file; `leasehold check` looks at it.\n\n\
+Without a file it runs the demo: a small admin API to protect, a bot that asks and a person who approves, on free ports of \
+this machine.",
         after_help = EXIT_CODES
     )]
-    Up(Serve),
+    Up {
+        /// The configuration file; without it the demo runs
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        #[command(flatten)]
+        log: Log,
+    },
 
     /// Validates a configuration file and says what it relaxes
     #[command(
@@ -175,12 +183,25 @@ struct Serve {
     /// The configuration file
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
+    #[command(flatten)]
+    log: Log,
+}
+
+/// What is said while it runs.
+#[derive(Debug, Args)]
+struct Log {
     /// How log lines on standard error look
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
     /// What is worth a log line; each call's own line is in the record, not here
     #[arg(long, value_enum, default_value_t = LogLevel::Info)]
     log_level: LogLevel,
+}
+
+impl Log {
+    fn begin(self) {
+        serve::log(self.log_format, self.log_level);
+    }
 }
 
 /// How to reach a running proxy.
@@ -288,16 +309,17 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn dispatch(command: Command) -> Result<(), Failure> {
     match command {
         Command::Proxy(how) => {
-            serve::log(how.log_format, how.log_level);
+            how.log.begin();
             Ok(serve::proxy(config::load(&how.config)?)?)
         }
         Command::Control(how) => {
-            serve::log(how.log_format, how.log_level);
+            how.log.begin();
             Ok(serve::control(&config::load_control(&how.config)?)?)
         }
-        Command::Up(how) => {
-            serve::log(how.log_format, how.log_level);
-            let (sidecar, control) = config::load_up(&how.config)?;
+        Command::Up { config: None, .. } => Ok(serve::demo(true)?),
+        Command::Up { config: Some(file), log } => {
+            log.begin();
+            let (sidecar, control) = config::load_up(&file)?;
             Ok(serve::up(sidecar, &control)?)
         }
         Command::Check { file, strict } => check::check(&file, &config::check(&file)?, strict),

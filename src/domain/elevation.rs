@@ -37,6 +37,9 @@ pub struct Request {
     pub duration: Duration,
     /// For how many calls.
     pub uses_max: Option<u32>,
+    /// The grant whose place it is to take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub renews: Option<GrantId>,
     /// What justifies it.
     pub task: Option<TaskRef>,
     /// In the requester's words.
@@ -318,6 +321,7 @@ mod tests {
             scope: Scope::new(vec![ActionPattern::new("*").unwrap()], vec![ResourcePattern::new("**").unwrap()]),
             duration: Duration::from_secs(60),
             uses_max: None,
+            renews: None,
             task: None,
             justification: String::new(),
             emergency: false,

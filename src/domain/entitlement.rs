@@ -82,6 +82,8 @@ pub struct Bounds {
     pub policy: Option<Duration>,
     /// When the task is known to end.
     pub task_until: Option<Timestamp>,
+    /// Until when a grant can last that renews another.
+    pub chain_until: Option<Timestamp>,
 }
 
 impl Bounds {
@@ -89,7 +91,7 @@ impl Bounds {
     pub fn expires_at(self, now: Timestamp) -> Timestamp {
         let longest = self.requested.min(self.entitlement).min(self.policy.unwrap_or(DURATION_MAX)).min(DURATION_MAX);
         let by_duration = now.plus(longest);
-        self.task_until.map_or(by_duration, |until| until.min(by_duration))
+        self.task_until.into_iter().chain(self.chain_until).fold(by_duration, Timestamp::min)
     }
 }
 
@@ -181,7 +183,7 @@ mod tests {
         #[test]
         fn a_grant_ends_at_the_earliest_bound(
             requested in 1u64..200_000, entitlement in 1u64..200_000, policy in prop::option::of(1u64..200_000),
-            task in prop::option::of(0i64..200_000), now in 0i64..100_000,
+            task in prop::option::of(0i64..200_000), chain in prop::option::of(0i64..200_000), now in 0i64..100_000,
         ) {
             let seconds = Duration::from_secs;
             let now = Timestamp::from_seconds(now);
@@ -191,12 +193,14 @@ mod tests {
                 entitlement: seconds(entitlement),
                 policy: policy.map(seconds),
                 task_until,
+                chain_until: chain.map(Timestamp::from_seconds),
             };
             let end = bounds.expires_at(now);
             prop_assert!(end <= now.plus(seconds(requested)) && end <= now.plus(seconds(entitlement)));
             prop_assert!(end <= now.plus(DURATION_MAX));
             prop_assert!(policy.is_none_or(|p| end <= now.plus(seconds(p))));
             prop_assert!(task_until.is_none_or(|until| end <= until));
+            prop_assert!(bounds.chain_until.is_none_or(|until| end <= until));
         }
 
         /// Narrowing never lets a call through that was not let through before.

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::plane::{Plane, is_problem};
 
+/// BI-API-018, -019, -020, -021.
 #[test]
 fn bodies_that_have_no_one_reading() {
     let plane = Plane::start();
@@ -32,7 +33,7 @@ fn bodies_that_have_no_one_reading() {
         (br#"{"entitlement":"read","subject":"bot"}"#, "invalid_field"),
         (br#"{"entitlement":"read","actions":[]}"#, "empty_scope"),
         (br#"{}"#, "invalid_body"),
-        (b"", "invalid_body"),
+        (b"", "malformed_json"),
     ] {
         is_problem(&send(body), 400, code, &String::from_utf8_lossy(body));
     }
@@ -50,6 +51,7 @@ fn bodies_that_have_no_one_reading() {
     assert_eq!(plane.record().len(), before, "nothing was changed");
 }
 
+/// BI-API-006, -012.
 #[test]
 fn a_scope_is_within_the_entitlements() {
     let plane = Plane::start();
@@ -82,7 +84,7 @@ fn declared(kind: &str, name: &str, spec: Value) -> Value {
     json!({"apiVersion": "leasehold/v1", "kind": kind, "metadata": {"name": name}, "spec": spec})
 }
 
-/// Documents that are each wrong in one way.
+/// Documents that are each wrong in one way. BI-API-022, -033, -034.
 fn wrong_documents() -> Vec<Value> {
     let document = declared;
     let principal = |principal: &str| json!({"principal": principal, "type": "user"});

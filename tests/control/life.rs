@@ -50,6 +50,7 @@ fn asked_agreed_used_and_given_back() {
     assert_eq!(events, ["asked", "agreed", "approved"]);
 }
 
+/// BI-API-001, -002.
 #[test]
 fn nobody_approves_their_own() {
     let plane = Plane::start();
@@ -74,6 +75,7 @@ fn nobody_approves_their_own() {
     );
 }
 
+/// BI-API-003.
 #[test]
 fn steps_and_quorums() {
     let plane = Plane::start();
@@ -230,6 +232,7 @@ fn break_glass_is_recorded_as_such_and_waits_for_a_review_by_another() {
     plane.refused("root", "POST", &target, &json!({"note": "again"}), 409, "reviewed");
 }
 
+/// BI-API-035.
 #[test]
 fn the_same_key_is_the_same_request() {
     let plane = Plane::start();
@@ -280,7 +283,7 @@ fn trying_out_changes_nothing() {
     let before = plane.record().len();
     let tried = plane.done("bot", "POST", "/v1/requests?dry_run=true", &json!({"entitlement": "watch"}));
     assert_eq!((tried["state"].as_str(), tried["ruling"]["verdict"].as_str()), (Some("approved"), Some("approve")));
-    plane.done("local", "POST", "/v1/locks?dry_run=true", &json!({"message": "all"}));
+    plane.done("local", "POST", "/v1/locks?dry_run=true", &json!({"message": "all", "all": true}));
     plane.done("local", "POST", "/v1/tasks/jira:X-1/close?dry_run=true", &json!({}));
     let document = json!({"apiVersion": "leasehold/v1", "kind": "Principal", "metadata": {"name": "eve"}, "spec": {"principal": "https://idp.test#eve", "type": "user"}});
     let applied = plane.done("local", "POST", "/v1/apply?dry_run=true", &json!({"documents": [document]}));
@@ -328,4 +331,59 @@ fn a_grant_ends_with_its_entitlement_and_its_principal() {
     let ended = plane.done("local", "GET", &format!("/v1/grants/{once}"), &Value::Null);
     assert_eq!(ended["ended"]["reason"], "principal_disabled");
     plane.refused("agent-1", "GET", "/v1/grants", &Value::Null, 403, "unknown_principal");
+}
+
+/// BI-API-032.
+#[test]
+fn of_an_agreement_and_a_denial_at_once_one_wins() {
+    let plane = Plane::start();
+    for round in 0..8 {
+        let request = plane.ask(&format!("agent-{round}"), "read", &json!({}));
+        let deny = format!("/v1/requests/{}/deny", request["id"].as_str().unwrap());
+        let (approved, denied) = std::thread::scope(|scope| {
+            let approved = scope.spawn(|| plane.approve("bob", &request));
+            let denied = scope.spawn(|| plane.call("carol", "POST", &deny, &json!({"reason": "no"})));
+            (approved.join().unwrap(), denied.join().unwrap())
+        });
+        let statuses = [approved.status, denied.status];
+        assert!(statuses.contains(&200) && (statuses.contains(&409) || statuses.contains(&412)), "{statuses:?}");
+        let shown =
+            plane.done("local", "GET", &format!("/v1/requests/{}", request["id"].as_str().unwrap()), &Value::Null);
+        assert_eq!(shown["state"], if approved.status == 200 { "approved" } else { "denied" });
+    }
+}
+
+/// BI-GRT-029.
+#[test]
+fn a_renewal_takes_the_place_of_what_it_renews_and_lasts_no_longer_than_the_whole_may() {
+    let plane = Plane::start();
+    let first = plane.ask("bot", "watch", &json!({"duration_seconds": 300}));
+    let first = plane.done("bot", "GET", &format!("/v1/grants/{}", first["grant_id"].as_str().unwrap()), &Value::Null);
+    let id = first["id"].as_str().unwrap();
+    plane.refused("agent-1", "POST", "/v1/requests", &json!({"entitlement": "watch", "renews": id}), 404, "not_found");
+    plane.refused("bot", "POST", "/v1/requests", &json!({"entitlement": "once", "renews": id}), 404, "not_found");
+    plane.refused("bot", "POST", "/v1/requests", &json!({"entitlement": "watch", "renews": "grt_x"}), 404, "not_found");
+    let second = plane.ask("bot", "watch", &json!({"renews": id, "duration_seconds": 600}));
+    assert_eq!(plane.done("bot", "GET", &format!("/v1/grants/{id}"), &Value::Null)["ended"]["reason"], "superseded");
+    let second =
+        plane.done("bot", "GET", &format!("/v1/grants/{}", second["grant_id"].as_str().unwrap()), &Value::Null);
+    assert_eq!((second["began_at"].as_str(), second["state"].as_str()), (first["began_at"].as_str(), Some("active")));
+    let at = |value: &Value| value.as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    // Ten minutes are all that the entitlement allows, from when the first began.
+    assert_eq!(at(&second["expires_at"]).duration_since(at(&first["began_at"])).as_secs(), 600);
+    plane.refused("bot", "POST", "/v1/requests", &json!({"entitlement": "watch", "renews": id}), 409, "ended");
+}
+
+#[test]
+fn a_renewal_of_what_ended_meanwhile_is_denied() {
+    let plane = Plane::start();
+    let request = plane.ask("bot", "read", &json!({}));
+    let grant = plane.approve("bob", &request).json()["grant_id"].as_str().unwrap().to_owned();
+    let renewal = plane.ask("bot", "read", &json!({"renews": grant}));
+    plane.done("root", "POST", &format!("/v1/grants/{grant}/revoke"), &json!({}));
+    let denied = plane.approve("bob", &renewal).json();
+    assert_eq!(
+        (denied["state"].as_str(), denied["reason"].as_str()),
+        (Some("denied"), Some("the grant that it renews is revoked"))
+    );
 }

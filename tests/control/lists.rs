@@ -10,6 +10,7 @@ fn ids(page: &Value) -> Vec<String> {
     page["items"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()).collect()
 }
 
+/// BI-API-024.
 #[test]
 fn pages_hold_each_once_and_a_token_is_good_for_its_caller_and_question() {
     let plane = Plane::start();
@@ -47,6 +48,7 @@ fn pages_hold_each_once_and_a_token_is_good_for_its_caller_and_question() {
     }
 }
 
+/// BI-API-025.
 #[test]
 fn a_caller_sees_what_is_theirs() {
     let plane = Plane::start();
@@ -118,4 +120,25 @@ fn many_are_revoked_at_once() {
         .filter(|e| e["event"] == "grant.revoked" && e["detail"]["words"] == "wrong incident")
         .count();
     assert_eq!(said, 20);
+}
+
+#[test]
+fn a_lock_says_which_calls_it_stops() {
+    let plane = Plane::start();
+    for wrong in [json!({}), json!({"message": "stop"}), json!({"all": true, "backend": "shop"}), json!({"all": false})]
+    {
+        plane.refused("root", "POST", "/v1/locks", &wrong, 400, "which_calls");
+    }
+    plane.refused("root", "POST", "/v1/locks", &Value::Null, 400, "malformed_json");
+    plane.refused(
+        "root",
+        "POST",
+        "/v1/locks",
+        &json!({"all": true, "expires_at": "2001-01-01T00:00:00Z"}),
+        400,
+        "lock_is_over",
+    );
+    plane.refused("bob", "POST", "/v1/locks", &json!({"all": true}), 403, "not_an_admin");
+    let lock = plane.done("root", "POST", "/v1/locks", &json!({"all": true, "message": "stop"}));
+    assert_eq!(plane.done("root", "GET", "/v1/locks", &Value::Null)["items"], json!([lock]));
 }

@@ -7,8 +7,10 @@ mod common;
 mod plane;
 
 mod beside;
+mod certificates;
 mod inputs;
 mod life;
 mod lists;
 mod openapi;
 mod routes;
+mod schemathesis;

@@ -220,6 +220,7 @@ fn request(of: &str, by: &str) -> Request {
         scope: Scope::new(vec![ActionPattern::new("*").unwrap()], vec![ResourcePattern::new("**").unwrap()]),
         duration: std::time::Duration::from_secs(600),
         uses_max: None,
+        renews: None,
         task: None,
         justification: String::new(),
         emergency: false,

@@ -202,6 +202,7 @@ impl<T: Transaction> Trial<'_, T> {
             entitlement: entitlement.map_or(request.duration, |entitlement| entitlement.duration_max),
             policy: ruling.ttl_max_seconds.map(Duration::from_secs),
             task_until: situation.task.as_ref().and_then(|task| task.until),
+            chain_until: None,
         };
         let granted = ruling.verdict != Verdict::Deny;
         Outcome {
@@ -245,6 +246,7 @@ fn ask(situation: &Situation) -> Result<Ask, String> {
         resources: situation.resources.clone(),
         duration_seconds: seconds,
         uses: situation.uses,
+        renews: None,
         task: situation.task.as_ref().map(|task| task.reference.clone()),
         task_is_proven: false,
         justification: situation.justification.clone(),

@@ -10,7 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::caller::Caller;
-use super::input::{Body, Named, Params, nothing_there};
+use super::input::{Body, Named, Params, Spoken, nothing_there};
 use super::page::{self, Listed, scan};
 use super::problem::{Problem, ProblemView};
 use super::requests::{Because, Wait};
@@ -192,7 +192,7 @@ async fn revoke(
     caller: Caller,
     name: Named,
     Params(trial): Params<Trial>,
-    Body(because): Body<Because>,
+    Spoken(because): Spoken<Because>,
 ) -> Result<Json<GrantView>, Problem> {
     let id = name.id(GrantId::new)?;
     api.visible_grant(&caller, &id).await?;
@@ -211,7 +211,7 @@ async fn release(
     caller: Caller,
     name: Named,
     Params(trial): Params<Trial>,
-    Body(because): Body<Because>,
+    Spoken(because): Spoken<Because>,
 ) -> Result<Json<GrantView>, Problem> {
     let id = name.id(GrantId::new)?;
     because.read()?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
+use http_body::Body as _;
 use serde::de::DeserializeOwned;
 
 use super::Api;
@@ -32,6 +33,20 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Body<T> {
     }
 }
 
+/// As [`Body`], where saying nothing is saying enough.
+pub(super) struct Spoken<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Default> FromRequest<Arc<Api>> for Spoken<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
+        if request.body().is_end_stream() {
+            return Ok(Self(T::default()));
+        }
+        Body::from_request(request, api).await.map(|Body(read)| Self(read))
+    }
+}
+
 impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Exact<T> {
     type Rejection = Problem;
 
@@ -41,9 +56,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Exact<T> {
             let detail = format!("the body is larger than {BODY_MAX} bytes, or broke off: send less at a time");
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
         })?;
-        // An empty body says nothing, which is enough where nothing is required.
-        let body = if body.is_empty() { &b"{}"[..] } else { &body[..] };
-        let read = object(body, DEPTH_MAX, SameKey::Exact).ok_or_else(|| {
+        let read = object(&body, DEPTH_MAX, SameKey::Exact).ok_or_else(|| {
             let detail = format!("the body is not one JSON object with each key once, at most {DEPTH_MAX} deep");
             Problem::invalid("malformed_json", detail)
         })?;

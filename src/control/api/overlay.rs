@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::caller::Caller;
-use super::input::{Body, Named, Params, nothing_there};
+use super::input::{Body, Named, Params, Spoken, nothing_there};
 use super::page::Listed;
 use super::problem::{Problem, ProblemView};
 use super::sight::unexpected;
@@ -36,7 +36,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(open))
 }
 
-/// A kill switch: criteria that are given must all hold; one without any stops everything.
+/// A kill switch: criteria that are given must all hold. One without any stops everything, and says so with `all`.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct LockView {
@@ -61,6 +61,9 @@ struct LockView {
     /// Only calls for this task.
     #[serde(skip_serializing_if = "Option::is_none")]
     task: Option<String>,
+    /// Every call. Given where no criterion is, and only there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    all: bool,
     /// What whoever is stopped is told.
     #[serde(default)]
     #[schema(max_length = 500)]
@@ -81,6 +84,7 @@ impl From<&Lock> for LockView {
             resource: lock.resource.as_ref().map(|resource| resource.as_str().to_owned()),
             grant: lock.grant.as_ref().map(ToString::to_string),
             task: lock.task.as_ref().map(ToString::to_string),
+            all: stops_everything(lock),
             message: lock.message.clone(),
             expires_at: lock.expires_at.map(|end| end.to_string()),
         }
@@ -93,8 +97,9 @@ impl LockView {
         if self.message.len() > 500 || self.message.chars().any(char::is_control) {
             return Err(Problem::invalid("message", "`message` has at most 500 bytes and no control characters"));
         }
+        let all = self.all;
         let id = self.id.unwrap_or_else(|| format!("lck_{}", api.new_id()));
-        Ok(Lock {
+        let lock = Lock {
             id: LockId::new(&id).map_err(|e| bad(&e))?,
             principal: self.principal.as_deref().map(Principal::parse).transpose().map_err(|e| bad(&e))?,
             backend: self.backend.as_deref().map(BackendName::new).transpose().map_err(|e| bad(&e))?,
@@ -104,8 +109,22 @@ impl LockView {
             task: self.task.as_deref().map(TaskRef::new).transpose().map_err(|e| bad(&e))?,
             message: self.message,
             expires_at: self.expires_at.as_deref().map(Timestamp::parse).transpose().map_err(|e| bad(&e))?,
-        })
+        };
+        if all != stops_everything(&lock) {
+            let detail = "a lock has criteria, or `all: true` and none: say which calls it is to stop";
+            return Err(Problem::invalid("which_calls", detail));
+        }
+        Ok(lock)
     }
+}
+
+fn stops_everything(lock: &Lock) -> bool {
+    lock.principal.is_none()
+        && lock.backend.is_none()
+        && lock.action.is_none()
+        && lock.resource.is_none()
+        && lock.grant.is_none()
+        && lock.task.is_none()
 }
 
 #[utoipa::path(get, path = "/v1/locks", tag = "locks", operation_id = "list_locks", summary = "List the locks in force",
@@ -153,7 +172,7 @@ async fn unlock(
 }
 
 /// What a task's source says of it.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Said {
     /// What kind it is: `incident`, `change`, `pipeline`, …
@@ -234,7 +253,7 @@ async fn close(
     caller: Caller,
     name: Named,
     Params(trial): Params<Trial>,
-    Body(said): Body<Said>,
+    Spoken(said): Spoken<Said>,
 ) -> Result<Json<TaskOutcome>, Problem> {
     api.task_said(&caller, &name, said, TaskEvent::Closed, trial.dry_run).await
 }
@@ -249,7 +268,7 @@ async fn open(
     caller: Caller,
     name: Named,
     Params(trial): Params<Trial>,
-    Body(said): Body<Said>,
+    Spoken(said): Spoken<Said>,
 ) -> Result<Json<TaskOutcome>, Problem> {
     api.task_said(&caller, &name, said, TaskEvent::Opened, trial.dry_run).await
 }

@@ -29,7 +29,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
 struct Wanted {
     /// From this sequence number on; the first is 1.
     #[param(minimum = 1)]
-    from: Option<u64>,
+    from: Option<i64>,
     /// Items on a page.
     #[param(minimum = 1, maximum = 500)]
     page_size: Option<u32>,
@@ -84,7 +84,9 @@ async fn entries(
 ) -> Result<Json<Listed<EntryView>>, Problem> {
     caller.must_administer("admin:audit", api.now())?;
     let size = page::size(wanted.page_size)?;
-    let entries = api.store.view().await?.audit(wanted.from.unwrap_or(1).max(1), size).await?;
+    let from = u64::try_from(wanted.from.unwrap_or(1)).ok().filter(|from| *from > 0);
+    let from = from.ok_or_else(|| Problem::invalid("from", "`from` is a sequence number, and the first is 1"))?;
+    let entries = api.store.view().await?.audit(from, size).await?;
     Ok(Json(Listed { items: entries.into_iter().map(EntryView::from).collect(), next_page_token: None }))
 }
 

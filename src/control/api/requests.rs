@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::caller::Caller;
-use super::input::{Body, Exact, Named, Params, nothing_there};
+use super::input::{Exact, Named, Params, Spoken, nothing_there};
 use super::page::{self, Listed, scan};
 use super::problem::{Problem, ProblemView};
 use super::sight::{unexpected, with_version};
@@ -54,6 +54,9 @@ pub(super) struct NewRequest {
     /// For how many calls.
     #[schema(minimum = 1)]
     uses: Option<u32>,
+    /// The grant whose place it takes when it is approved; it lasts no longer than the entitlement allows from when the
+    /// first of such a chain began.
+    renews: Option<String>,
     /// What justifies it, such as `jira:OPS-17`; without it the task that the caller's token names.
     task: Option<String>,
     /// Why, in the requester's words.
@@ -87,6 +90,7 @@ impl NewRequest {
             resources,
             duration_seconds: self.duration_seconds,
             uses: self.uses,
+            renews: self.renews.map(|id| GrantId::new(&id).map_err(|e| bad("renews")(&e))).transpose()?,
             task: named.or_else(|| caller.task.clone()),
             task_is_proven: proven,
             justification: self.justification.unwrap_or_default(),
@@ -305,7 +309,7 @@ async fn approve(
     name: Named,
     Params(trial): Params<Trial>,
     headers: HeaderMap,
-    Body(because): Body<Because>,
+    Spoken(because): Spoken<Because>,
 ) -> Result<Response, Problem> {
     let request = name.id(RequestId::new)?;
     api.visible(&caller, &request).await?;
@@ -323,7 +327,7 @@ async fn deny(
     caller: Caller,
     name: Named,
     Params(trial): Params<Trial>,
-    Body(because): Body<Because>,
+    Spoken(because): Spoken<Because>,
 ) -> Result<Response, Problem> {
     let request = name.id(RequestId::new)?;
     api.visible(&caller, &request).await?;
@@ -340,7 +344,7 @@ async fn cancel(
     caller: Caller,
     name: Named,
     Params(trial): Params<Trial>,
-    Body(because): Body<Because>,
+    Spoken(because): Spoken<Because>,
 ) -> Result<Response, Problem> {
     let request = name.id(RequestId::new)?;
     api.visible(&caller, &request).await?;

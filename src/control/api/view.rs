@@ -133,6 +133,9 @@ pub(super) struct RequestView {
     /// For how many calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     uses_max: Option<u32>,
+    /// The grant whose place it is to take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    renews: Option<String>,
     /// What justifies it.
     #[serde(skip_serializing_if = "Option::is_none")]
     task: Option<String>,
@@ -183,6 +186,7 @@ impl From<&RequestRow> for RequestView {
             resources: request.scope.resources().iter().map(|resource| resource.as_str().to_owned()).collect(),
             duration_seconds: request.duration.as_secs(),
             uses_max: request.uses_max,
+            renews: request.renews.as_ref().map(ToString::to_string),
             task: request.task.as_ref().map(ToString::to_string),
             justification: request.justification.clone(),
             emergency: request.emergency,
@@ -310,6 +314,8 @@ pub(super) struct GrantView {
     review: Option<ReviewView>,
     /// When it began.
     created_at: String,
+    /// When the first of the grants began whose place it took in turn.
+    began_at: String,
     /// The revision of its last change.
     revision: u64,
     /// What happened to it.
@@ -346,6 +352,7 @@ impl From<&GrantRow> for GrantView {
             emergency: row.emergency,
             review: row.review.as_ref().map(ReviewView::from),
             created_at: row.created_at.to_string(),
+            began_at: row.began_at.to_string(),
             revision: row.revision.0,
             timeline,
         }

@@ -5,11 +5,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::renew::chain_until;
 use super::{Failed, Reply, Work};
 use crate::control::catalogue::Known;
 use crate::control::refusal::{Kind, Refusal};
 use crate::control::route::{Asked, Ruling, Verdict};
-use crate::control::store::{Change, GrantRow, RequestRow, Review, Rows, Write};
+use crate::control::store::{Change, EndReason, GrantRow, RequestRow, Review, Rows, Write};
 use crate::domain::action::{ActionPattern, Scope};
 use crate::domain::elevation::{Elevation, Event, Request};
 use crate::domain::entitlement::{Bounds, Entitlement, TaskRule};
@@ -43,6 +44,8 @@ pub struct Ask {
     pub duration_seconds: Option<u64>,
     /// For how many calls.
     pub uses: Option<u32>,
+    /// The grant whose place it takes.
+    pub renews: Option<GrantId>,
     /// What justifies it.
     pub task: Option<TaskRef>,
     /// Whether the requester's own proof names the task, so that its source said it is open.
@@ -79,7 +82,9 @@ impl<R: Rows> Work<'_, R> {
         if let Some(lock) = self.locked(&request).await? {
             return Err(Refusal::forbidden("lock", format_args!("a lock stops this: {}", lock.message)).into());
         }
+        let renewed = self.renewed(ask, entitlement, &request.subject).await?;
         let held = self.rows.held(&request.subject, &request.entitlement).await?;
+        let held = held.saturating_sub(u32::from(renewed.is_some()));
         if held >= entitlement.concurrent_max {
             let detail = format!(
                 "`{}` has {held} active grants or pending requests of `{}` and may have {}: release one first",
@@ -87,19 +92,21 @@ impl<R: Rows> Work<'_, R> {
             );
             return Err(Refusal::new(Kind::Limited, "too_many", detail).into());
         }
-        self.check_grants_max(&subject).await?;
+        if renewed.is_none() {
+            self.check_grants_max(&subject).await?;
+        }
         if let Some(task) = &task
-            && self.rows.task(&task.reference).await?.is_none()
+            && self.rows.task(&task.reference).await?.as_ref() != Some(task)
         {
-            let event = "task.mentioned";
+            let event = if task.verified { "task.open" } else { "task.mentioned" };
             self.plan.transition(Write::Task(task.clone()), None, event, task.reference.as_str(), json!({}));
         }
         let ruling = self.rule(&request, &subject, task.as_ref());
-        self.decide_at_once(ask, request, ruling, task.as_ref())
+        self.decide_at_once(ask, request, ruling, (task.as_ref(), renewed))
     }
 
     /// Everything that the subject holds, of whatever entitlements.
-    async fn check_grants_max(&mut self, subject: &Known) -> Result<(), Failed> {
+    pub(super) async fn check_grants_max(&mut self, subject: &Known) -> Result<(), Failed> {
         let all = self.catalogue.entitlements.values().map(|entitlement| entitlement.concurrent_max);
         // What cannot be reached needs no look at the rows.
         if all.fold(0, u32::saturating_add) <= subject.grants_max {
@@ -148,8 +155,8 @@ impl<R: Rows> Work<'_, R> {
             return Ok(None);
         };
         let known = self.rows.task(reference).await?;
-        let mentioned = || Task { verified: ask.task_is_proven, ..Task::mentioned(reference.clone(), self.now) };
-        let task = known.unwrap_or_else(mentioned);
+        let mut task = known.unwrap_or_else(|| Task::mentioned(reference.clone(), self.now));
+        task.verified |= ask.task_is_proven;
         if !task.is_open(self.now) {
             return Err(Refusal::forbidden("task_closed", format_args!("task `{reference}` is closed")).into());
         }
@@ -201,6 +208,7 @@ impl<R: Rows> Work<'_, R> {
             scope,
             duration,
             uses_max: ask.uses.or(of.uses_max),
+            renews: ask.renews.clone(),
             task: ask.task.clone(),
             justification: ask.justification.clone(),
             emergency: of.emergency,
@@ -244,7 +252,7 @@ impl<R: Rows> Work<'_, R> {
         ask: &Ask,
         mut request: Request,
         ruling: Ruling,
-        task: Option<&Task>,
+        (task, renewed): (Option<&Task>, Option<GrantRow>),
     ) -> Result<Reply, Failed> {
         request.steps.clone_from(&ruling.steps);
         let event = match ruling.verdict {
@@ -266,7 +274,7 @@ impl<R: Rows> Work<'_, R> {
         let row = RequestRow { request, elevation, ruling, version: 0, task_epoch: task.map_or(0, |task| task.epoch) };
         let row = self.put_request(row, &kind, detail);
         let grant = match &row.elevation {
-            Elevation::Approved { .. } => Some(Box::new(self.issue(&row, ask.grant.clone(), task))),
+            Elevation::Approved { .. } => Some(Box::new(self.issue(&row, ask.grant.clone(), task, renewed))),
             _ => None,
         };
         if let Some(idempotency) = &ask.idempotency {
@@ -282,7 +290,13 @@ impl<R: Rows> Work<'_, R> {
     }
 
     /// The grant that an approved request becomes.
-    pub(super) fn issue(&mut self, row: &RequestRow, id: GrantId, task: Option<&Task>) -> GrantRow {
+    pub(super) fn issue(
+        &mut self,
+        row: &RequestRow,
+        id: GrantId,
+        task: Option<&Task>,
+        renewed: Option<GrantRow>,
+    ) -> GrantRow {
         let request = &row.request;
         let entitlement = self.catalogue.entitlements.get(&request.entitlement);
         let bounds = Bounds {
@@ -290,7 +304,12 @@ impl<R: Rows> Work<'_, R> {
             entitlement: entitlement.map_or(request.duration, |e| e.duration_max),
             policy: row.ruling.ttl_max_seconds.map(Duration::from_secs),
             task_until: task.and_then(|task| task.until),
+            chain_until: renewed.as_ref().zip(entitlement).map(|(row, of)| chain_until(row, of)),
         };
+        let began_at = renewed.as_ref().map_or(self.now, |renewed| renewed.began_at);
+        if let Some(renewed) = renewed {
+            self.end(renewed, EndReason::Superseded);
+        }
         let grant = Grant {
             id,
             principal: request.subject.clone(),
@@ -311,6 +330,7 @@ impl<R: Rows> Work<'_, R> {
             review: request.emergency.then_some(Review::Open),
             task_epoch: row.task_epoch,
             created_at: self.now,
+            began_at,
             revision: Revision(0),
             grant,
         };

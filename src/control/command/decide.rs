@@ -67,18 +67,31 @@ impl<R: Rows> Work<'_, R> {
             return Err(Refusal::new(Kind::Changed, "changed", detail).into());
         }
         self.policy_permits(&approver, &row)?;
-        if let Some(reason) = self.forbidden_by_now(&row, task.as_ref(), ruling.as_ref()).await? {
+        let renewed = self.still_renewed(&row.request).await?;
+        let forbidden = match &renewed {
+            Err(reason) => Some(reason.clone()),
+            Ok(_) => self.forbidden_by_now(&row, task.as_ref(), ruling.as_ref()).await?,
+        };
+        if let Some(reason) = forbidden {
             let forbidden = row.elevation.apply(&row.request, Event::Forbid { reason: reason.clone() }, self.now);
             let row = RequestRow { elevation: forbidden.map_err(refused)?, ..row };
             let detail = json!({"reason": reason, "at": "approval", "approver": approver.principal});
             let row = self.put_request(row, "request.denied", detail);
             return Ok(Reply::Request(Box::new(row), None));
         }
+        let Ok(renewed) = renewed else { return Err(Refusal::conflict("ended", "what it renews has ended").into()) };
         let approved = matches!(after, Elevation::Approved { .. });
+        if approved
+            && row.request.renews.is_none()
+            && let Some(subject) = self.catalogue.know(&row.request.subject)
+        {
+            // Others may have been approved since it was asked; it waits until one of them ends.
+            self.check_grants_max(&subject).await?;
+        }
         let kind = if approved { "request.approved" } else { "request.agreed" };
         let row = RequestRow { elevation: after, ..row };
         let row = self.put_request(row, kind, json!({"approver": approver.principal, "reason": reason, "seen": seen}));
-        let grant = approved.then(|| Box::new(self.issue(&row, grant, task.as_ref())));
+        let grant = approved.then(|| Box::new(self.issue(&row, grant, task.as_ref(), renewed)));
         Ok(Reply::Request(Box::new(row), grant))
     }
 

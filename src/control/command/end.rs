@@ -21,6 +21,9 @@ impl<R: Rows> Work<'_, R> {
     }
 
     fn end_because(&mut self, row: GrantRow, reason: EndReason, words: &str) -> GrantRow {
+        // What time had ended already, nobody ends.
+        let over = row.grant.window.expires_at <= self.now && reason != EndReason::Exhausted;
+        let reason = if over { EndReason::Expired } else { reason };
         let by = (!matches!(reason, EndReason::Expired | EndReason::Exhausted)).then(|| self.actor.clone());
         let ended = Ended { reason, by, at: self.now };
         let state = reason.state();

@@ -7,6 +7,7 @@ mod ask;
 mod decide;
 mod declare;
 mod end;
+mod renew;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -44,6 +44,7 @@ fn request(entitlement: &str, backend: &str) -> Request {
         scope: Scope::new(vec![ActionPattern::new("*").unwrap()], vec![ResourcePattern::new("**").unwrap()]),
         duration: Duration::from_secs(1),
         uses_max: None,
+        renews: None,
         task: None,
         justification: String::new(),
         emergency: false,

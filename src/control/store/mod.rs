@@ -138,6 +138,8 @@ pub struct GrantRow {
     pub task_epoch: u32,
     /// When it began.
     pub created_at: Timestamp,
+    /// When the first of the grants began whose place it took in turn.
+    pub began_at: Timestamp,
     /// The revision of its last change.
     pub revision: Revision,
 }
