@@ -66,7 +66,14 @@ async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyh
     let token_file = control.data.join("admin.token");
     let local = local_token(&token_file)?;
     let store = Arc::new(SqlStore::open(&store_url(&control.store)).await.context("control.store")?);
-    let verifier = Arc::new(Verifier::new(super::identity::settings(&config.identity)?, Arc::clone(&clock)).await?);
+    let mut identity = super::identity::settings(&config.identity)?;
+    if let Some(login) = &control.login {
+        // People show the ID token they logged in with; to the sidecar it stays worth nothing.
+        for issuer in identity.issuers.iter_mut().filter(|issuer| issuer.issuer == login.issuer) {
+            issuer.own_client = Some(login.client_id.clone());
+        }
+    }
+    let verifier = Arc::new(Verifier::new(identity, Arc::clone(&clock)).await?);
     let (upkeep, serving) = (CancellationToken::new(), CancellationToken::new());
     let (engine, running) =
         Engine::start(Arc::clone(&store), Arc::clone(&clock), upkeep.clone()).await.map_err(|error| anyhow!(error))?;

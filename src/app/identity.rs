@@ -50,6 +50,7 @@ fn issuer(given: &config::Issuer) -> anyhow::Result<IssuerSettings> {
         task: task.map_err(|error| anyhow!("issuer `{}`: {error}", given.name))?,
         required_claims: given.required_claims.clone(),
         single_use: given.single_use,
+        own_client: None,
     })
 }
 

@@ -3,6 +3,7 @@
 //! Traffic runs on threads of its own, one runtime each. Everything else — the admin listener, the grants, keys, files,
 //! records — runs on the runtime that called [`start`], so that none of it delays a call.
 
+pub mod audit;
 mod build;
 pub mod clock;
 pub mod control;
@@ -13,6 +14,7 @@ pub mod policy;
 mod reload;
 mod report;
 mod source;
+pub mod store;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -46,7 +46,7 @@ impl Explain {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let query = self.query().map_err(Failure::Usage)?;
         let document = admin::get(&self.admin.url, &format!("/explain?{query}"))?;
-        print::out(&if self.output == Output::Json { show::json(&document) } else { show::lines(&document) });
+        print::out(&show::document_text(&document, self.output)?);
         Ok(())
     }
 

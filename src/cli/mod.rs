@@ -1,18 +1,23 @@
 //! Commands and flags; the only module that prints.
 //!
 //! Results go to standard output, everything else to standard error. The exit code says who has to act: nobody (0),
-//! whoever runs the machine (1), or whoever wrote the command line or the file (2).
+//! whoever runs the machine or was refused (1), whoever wrote the command line or the file (2), an approver (3), or
+//! whoever runs the control plane and what is between (4).
 //!
 //! Deliberately absent: configuration by flags. What a flag could change in a running program is in the file, where it
 //! is validated, reviewed and printed by `leasehold check`.
 
 mod admin;
 mod check;
+mod client;
 mod explain;
+mod login;
 mod policy;
 mod print;
+mod remote;
 mod serve;
 mod show;
+mod store;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -34,13 +39,17 @@ Examples:
   leasehold check leasehold.yaml                find every mistake before a start does
   leasehold up -c leasehold.yaml                control plane and sidecar in one process
   leasehold proxy -c leasehold.yaml             stand in front of the backends
+  leasehold request pg-maintenance --task pagerduty:P1 --ttl 15m --wait
+  leasehold requests --can-approve              what waits for you
   leasehold grants                              who may do what right now
   leasehold explain --principal 'https://idp.example#ci-bot' DELETE /api/queues/%2F/orders
 
 Exit codes:
   0  it worked
-  1  it failed while running: an address is taken, the admin listener does not answer
-  2  the command line or the configuration is wrong; nothing was started";
+  1  it failed while running: an address is taken, the admin listener does not answer, the control plane refused
+  2  the command line or the configuration is wrong; nothing was started
+  3  a request is pending: nobody decided yet
+  4  the control plane cannot be reached";
 
 /// Privilege orchestration for machines: nobody and nothing holds standing admin rights.
 #[derive(Debug, Parser)]
@@ -55,6 +64,8 @@ what runs when the grant ends, and records every call.",
     max_term_width = 100
 )]
 struct Cli {
+    #[command(flatten)]
+    before: client::ServerArgsBefore,
     #[command(subcommand)]
     command: Command,
 }
@@ -113,15 +124,8 @@ with its line and what to write instead, and names each setting that is laxer th
         strict: bool,
     },
 
-    /// Lists the grants that a running proxy knows
-    #[command(after_help = EXIT_CODES)]
-    Grants {
-        #[command(flatten)]
-        admin: AdminArgs,
-        /// How to print them
-        #[arg(short, long, value_enum, default_value_t = Output::Table)]
-        output: Output,
-    },
+    #[command(flatten)]
+    Remote(remote::Remote),
 
     /// Says what would happen to a call, and why, without making it
     #[command(
@@ -162,6 +166,13 @@ Exit codes:
         /// End after the show instead of staying up
         #[arg(long)]
         once: bool,
+    },
+
+    /// Copies a control plane's store to another, or backs it up
+    #[command(after_help = store::AFTER_HELP)]
+    Store {
+        #[command(subcommand)]
+        command: store::StoreCommand,
     },
 
     /// Prints the completion script of a shell
@@ -219,6 +230,8 @@ enum Output {
     Table,
     /// For programs
     Json,
+    /// For both
+    Yaml,
 }
 
 /// How log lines look.
@@ -254,7 +267,11 @@ enum Failure {
     Configuration(ConfigErrors),
     /// The configuration is valid and not strict; what was found is printed already.
     NotStrict,
-    /// What is wrong is printed already; this is the exit code.
+    /// The control plane refused.
+    Refused(Box<client::Problem>),
+    /// The control plane cannot be reached, or broke off.
+    Unreachable(anyhow::Error),
+    /// What came of it is printed already; this is the exit code.
     Told(u8),
 }
 
@@ -285,7 +302,7 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    match dispatch(cli.command) {
+    match dispatch(cli.command, &cli.before) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Running(error)) => {
             print::error(&format!("{error:#}"));
@@ -302,11 +319,23 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(2)
         }
         Err(Failure::NotStrict) => ExitCode::from(2),
+        Err(Failure::Refused(problem)) => {
+            print::error(&problem.to_string());
+            ExitCode::from(1)
+        }
+        Err(Failure::Unreachable(error)) => {
+            print::error(&format!("{error:#}"));
+            ExitCode::from(4)
+        }
         Err(Failure::Told(code)) => ExitCode::from(code),
     }
 }
 
-fn dispatch(command: Command) -> Result<(), Failure> {
+fn dispatch(command: Command, before: &client::ServerArgsBefore) -> Result<(), Failure> {
+    if before.is_given() && !matches!(command, Command::Remote(_)) {
+        let message = "`--server`, `--token-file` and `--ca` are for commands that ask a control plane";
+        return Err(Failure::Usage(anyhow::anyhow!(message)));
+    }
     match command {
         Command::Proxy(how) => {
             how.log.begin();
@@ -323,11 +352,12 @@ fn dispatch(command: Command) -> Result<(), Failure> {
             Ok(serve::up(sidecar, &control)?)
         }
         Command::Check { file, strict } => check::check(&file, &config::check(&file)?, strict),
-        Command::Grants { admin, output } => Ok(show::grants(&admin.url, output)?),
+        Command::Remote(remote) => remote.run(),
         Command::Explain(explain) => explain.run(),
         Command::Policy(policy) => policy.run(),
         Command::Status { admin, output } => Ok(show::status(&admin.url, output)?),
         Command::Demo { once } => Ok(serve::demo(!once)?),
+        Command::Store { command } => Ok(command.run()?),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "leasehold", &mut script);

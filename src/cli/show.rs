@@ -21,8 +21,8 @@ const COLUMNS: [(&str, &[&str]); 9] = [
 /// `leasehold grants`.
 pub(super) fn grants(admin: &AdminUrl, output: Output) -> anyhow::Result<()> {
     let document = admin::get(admin, "/grants")?;
-    if output == Output::Json {
-        print::out(&json(&document));
+    if output != Output::Table {
+        print::out(&document_text(&document, output)?);
         return Ok(());
     }
     let list = document.get("grants").unwrap_or(&document).as_array().map_or(&[][..], Vec::as_slice);
@@ -37,8 +37,17 @@ pub(super) fn grants(admin: &AdminUrl, output: Output) -> anyhow::Result<()> {
 /// `leasehold status`.
 pub(super) fn status(admin: &AdminUrl, output: Output) -> anyhow::Result<()> {
     let document = admin::get(admin, "/status")?;
-    print::out(&if output == Output::Json { json(&document) } else { lines(&document) });
+    print::out(&document_text(&document, output)?);
     Ok(())
+}
+
+/// A document for whoever reads it.
+pub(super) fn document_text(document: &Value, output: Output) -> anyhow::Result<String> {
+    Ok(match output {
+        Output::Table => lines(document),
+        Output::Json => json(document),
+        Output::Yaml => serde_saphyr::to_string(document)?,
+    })
 }
 
 /// A document for programs.

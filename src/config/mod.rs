@@ -11,6 +11,7 @@
 //! into permission for everything.
 
 mod action_map;
+pub mod client;
 mod error;
 mod files;
 mod notices;
@@ -27,6 +28,7 @@ use resolve::{Role, Source};
 pub use error::{ConfigError, ConfigErrors};
 pub use notices::Notice;
 pub use resolved::*;
+pub use units::duration;
 
 /// What a variable of the environment holds, if it is set.
 pub type Environment<'a> = dyn Fn(&str) -> Option<String> + 'a;
@@ -167,14 +169,19 @@ pub fn keys() -> Vec<String> {
 
 /// Reads one YAML document, strictly and within bounds.
 fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
-    let options = serde_saphyr::options! {
+    serde_saphyr::from_str_with_options(text, yaml_options(2))
+}
+
+/// What YAML is read with: strictly, and at most so many documents.
+fn yaml_options(documents_max: usize) -> serde_saphyr::Options {
+    serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: 200_000,
             max_nodes: 100_000,
             max_depth: 32,
             max_aliases: 1_000,
             max_anchors: 1_000,
-            max_documents: 2,
+            max_documents: documents_max,
         },
         alias_limits: serde_saphyr::alias_limits! {
             max_total_replayed_events: 20_000,
@@ -187,8 +194,7 @@ fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::E
         reject_unsupported_tags: true,
         reject_tagged_field_names: true,
         with_snippet: false,
-    };
-    serde_saphyr::from_str_with_options(text, options)
+    }
 }
 
 #[cfg(test)]

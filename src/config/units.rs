@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads `100ms`, `5s`, `5m`, `1h` or `24h`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     match unit {
         "ms" => Some(Duration::from_millis(number)),

@@ -126,6 +126,8 @@ pub struct IssuerSettings {
     pub required_claims: BTreeMap<String, Value>,
     /// Whether a token (by `jti`) is good for one call only.
     pub single_use: bool,
+    /// Our own client there, which people log in with: an ID token for it and nobody else is good, too.
+    pub own_client: Option<String>,
 }
 
 /// How a task is named by claims: `github:{/repository}:run:{/run_id}`.

@@ -188,12 +188,26 @@ impl Issuer {
             (Some(wanted), Some(given)) => wanted.eq_ignore_ascii_case(given),
             (Some(_), None) => false,
             (None, None | Some("jwt" | "at+jwt")) => {
+                let has = |claim: &&str| token.claims.contains_key(*claim);
                 // An ID token is for a client to know its user by, not for a service to be called with.
-                !["nonce", "at_hash", "c_hash", "events"].iter().any(|claim| token.claims.contains_key(*claim))
+                let is_id_token = ["nonce", "at_hash", "c_hash"].iter().any(has);
+                !has(&"events") && (!is_id_token || self.is_for_own_client(&token.claims))
             }
             (None, Some(_)) => false,
         };
         if good { Ok(()) } else { Err(IdentityError::WrongType) }
+    }
+
+    /// Whether an ID token was given to our own client, and is for no other.
+    fn is_for_own_client(&self, claims: &Map<String, Value>) -> bool {
+        let Some(own) = self.settings.own_client.as_deref() else { return false };
+        let is_own = |value: &Value| value.as_str() == Some(own);
+        let audience = match claims.get("aud") {
+            Some(Value::Array(all)) => all.len() == 1 && all.iter().all(is_own),
+            Some(one) => is_own(one),
+            None => false,
+        };
+        audience && claims.get("azp").is_none_or(is_own)
     }
 
     fn check_audience(&self, claims: &Map<String, Value>) -> Result<(), IdentityError> {

@@ -84,6 +84,7 @@ impl Issuing {
             task: Some(leasehold::identity::TaskTemplate::parse("ci:{/repository}:{/run_id}").expect("a template")),
             required_claims: std::collections::BTreeMap::new(),
             single_use: false,
+            own_client: None,
         };
         let settings = Settings {
             issuers: vec![issuer],

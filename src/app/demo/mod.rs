@@ -322,6 +322,7 @@ spec:
   duration_max: 15m
   task: required
   approval: {steps: [{approvers: [shop-oncall], quorum: 1}]}
+  concurrent_max: 3
 ---
 apiVersion: leasehold/v1
 kind: Entitlement

@@ -1,0 +1,18 @@
+//! The command line towards a control plane, typed as a new user would.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, unreachable_pub)]
+
+#[path = "../common/issuer.rs"]
+#[allow(dead_code)]
+mod issuer;
+#[path = "../real/tools.rs"]
+#[allow(dead_code)]
+mod tools;
+
+mod faults;
+mod life;
+mod login;
+mod page;
+mod settings;
+mod terminal;
+mod world;
