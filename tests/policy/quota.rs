@@ -66,6 +66,36 @@ async fn a_principal_holds_at_most_its_grants_over_all_entitlements() {
 }
 
 #[tokio::test]
+async fn what_waits_for_approval_does_not_pass_the_quota_either() {
+    let mut documents = base();
+    documents.retain(|document| document.metadata.name != "bot");
+    let spec = json!({"principal": BOT, "type": "workload", "groups": ["dba"], "grants_max": 1});
+    documents.push(document("Principal", "bot", spec));
+    let catalogue = Catalogue::read(&documents, 0).unwrap();
+    let store = MemoryStore::default();
+    let mut rows = store.begin().await.unwrap();
+    let approve = |number| Command::Approve {
+        request: RequestId::new(&format!("req_{number}")).unwrap(),
+        seen: 1,
+        reason: String::new(),
+    };
+    for (actor, command, expected) in [
+        (BOT, ask(1, "maint", None), "done"),
+        (BOT, ask(2, "maint", None), "done"),
+        (ALICE, approve(1), "done"),
+        (ALICE, approve(2), "too_many_grants"),
+        (BOT, Command::Release(GrantId::new("grt_1").unwrap()), "done"),
+        (ALICE, approve(2), "done"),
+    ] {
+        let answer = execute(&mut rows, &catalogue, &who(actor), &command, noon()).await;
+        assert_eq!(code(&answer), expected, "{command:?}");
+        if let Ok((_, writes)) = answer {
+            rows.apply(writes).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_task_is_required_or_verified_as_the_entitlement_says() {
     let mut documents = base();
     for (name, rule) in [("any", "optional"), ("some", "required"), ("sure", "verified")] {

@@ -106,7 +106,7 @@ impl<R: Rows> Work<'_, R> {
     }
 
     /// Everything that the subject holds, of whatever entitlements.
-    async fn check_grants_max(&mut self, subject: &Known) -> Result<(), Failed> {
+    pub(super) async fn check_grants_max(&mut self, subject: &Known) -> Result<(), Failed> {
         let all = self.catalogue.entitlements.values().map(|entitlement| entitlement.concurrent_max);
         // What cannot be reached needs no look at the rows.
         if all.fold(0, u32::saturating_add) <= subject.grants_max {

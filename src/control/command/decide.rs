@@ -81,6 +81,13 @@ impl<R: Rows> Work<'_, R> {
         }
         let Ok(renewed) = renewed else { return Err(Refusal::conflict("ended", "what it renews has ended").into()) };
         let approved = matches!(after, Elevation::Approved { .. });
+        if approved
+            && row.request.renews.is_none()
+            && let Some(subject) = self.catalogue.know(&row.request.subject)
+        {
+            // Others may have been approved since it was asked; it waits until one of them ends.
+            self.check_grants_max(&subject).await?;
+        }
         let kind = if approved { "request.approved" } else { "request.agreed" };
         let row = RequestRow { elevation: after, ..row };
         let row = self.put_request(row, kind, json!({"approver": approver.principal, "reason": reason, "seen": seen}));

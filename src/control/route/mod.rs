@@ -1,7 +1,7 @@
 //! Policy: may this be asked, may it pass with nobody looking, may this approver decide, may this admin do that.
 //!
 //! Cedar decides (<https://docs.cedarpolicy.com>); obligations are annotations on the policies that determined the answer,
-//! and the tightest wins. What is wrong with a policy refuses the load ([`load`]): an unknown annotation, an id twice, an
+//! and the tightest wins. What is wrong with a policy refuses the load ([`load()`]): an unknown annotation, an id twice, an
 //! action, backend or group that cannot be, a failed strict validation, a guardrail that permits. What goes wrong while a
 //! policy is evaluated is a deny: Cedar itself passes over a policy that fails, which for a `forbid` would let through.
 //!
