@@ -14,6 +14,7 @@ pub mod policy;
 mod reload;
 mod report;
 mod source;
+pub mod store;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::config::{Config, GrantSource as Configured};
 use crate::control::store::sql::SqlStore;
-use crate::control::store::{Change as Kept, Head, Page, Rows, Store};
+use crate::control::store::{Change as Kept, Changes as KeptChanges, Head, Page, Rows, Store};
 use crate::domain::grant::GrantState;
 use crate::domain::id::Revision;
 use crate::domain::time::Timestamp;
@@ -75,9 +75,12 @@ impl Beside {
 
     async fn read_changes(&self, after: Revision) -> Result<Changes, String> {
         let mut rows = self.store.view().await.map_err(|error| error.to_string())?;
-        let changes = rows.changes(after, PAGE).await.map_err(|error| error.to_string())?;
-        let changes = changes.into_iter().map(|(revision, change)| (revision, translate(change)));
-        Ok(Changes::Next(changes.collect()))
+        Ok(match rows.changes(after, PAGE).await.map_err(|error| error.to_string())? {
+            KeptChanges::Next(next) => {
+                Changes::Next(next.into_iter().map(|(revision, change)| (revision, translate(change))).collect())
+            }
+            KeptChanges::Compacted { .. } => Changes::Compacted,
+        })
     }
 }
 

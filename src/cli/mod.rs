@@ -17,6 +17,7 @@ mod print;
 mod remote;
 mod serve;
 mod show;
+mod store;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -165,6 +166,13 @@ Exit codes:
         /// End after the show instead of staying up
         #[arg(long)]
         once: bool,
+    },
+
+    /// Copies a control plane's store to another, or backs it up
+    #[command(after_help = store::AFTER_HELP)]
+    Store {
+        #[command(subcommand)]
+        command: store::StoreCommand,
     },
 
     /// Prints the completion script of a shell
@@ -349,6 +357,7 @@ fn dispatch(command: Command, before: &client::ServerArgsBefore) -> Result<(), F
         Command::Policy(policy) => policy.run(),
         Command::Status { admin, output } => Ok(show::status(&admin.url, output)?),
         Command::Demo { once } => Ok(serve::demo(!once)?),
+        Command::Store { command } => Ok(command.run()?),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "leasehold", &mut script);

@@ -41,6 +41,15 @@ pub struct Finding {
 pub async fn examine<R: Rows>(catalogue: &Catalogue, rows: &mut R, now: Timestamp) -> Result<Vec<Finding>, StoreError> {
     let mut findings = Vec::new();
     examine_catalogue(catalogue, &mut findings);
+    for (document, message) in catalogue.policies.dangling() {
+        findings.push(Finding {
+            severity: Severity::Warning,
+            code: "policy_of_nothing",
+            subject: format!("Policy/{document}"),
+            detail: message.clone(),
+            fix: "name an entitlement that is declared, or take the policy away".to_owned(),
+        });
+    }
     for lock in rows.locks().await? {
         if lock.expires_at.is_none_or(|end| now < end) {
             findings.push(Finding {

@@ -1,7 +1,7 @@
 //! What holds for any set of policies.
 
 use leasehold::control::catalogue::Catalogue;
-use leasehold::control::document::Document;
+use leasehold::control::document::{Document, read_yaml};
 use leasehold::control::route::Verdict;
 use proptest::prelude::*;
 
@@ -95,3 +95,63 @@ proptest! {
         }
     }
 }
+
+/// The documents of an example, as a text that can be damaged.
+fn example() -> String {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/control/ci-deploy/documents.yaml");
+    std::fs::read_to_string(path).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Whatever is done to a text, it is read or refused, and what is read makes a catalogue or is refused.
+    #[test]
+    fn a_damaged_text_is_refused_and_nothing_worse(
+        edits in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(PIECES.to_vec()), 0usize..40), 1..6),
+    ) {
+        let mut text = example();
+        for (place, piece, cut) in edits {
+            let mut from = place.index(text.len());
+            while !text.is_char_boundary(from) {
+                from -= 1;
+            }
+            let mut to = (from + cut).min(text.len());
+            while !text.is_char_boundary(to) {
+                to -= 1;
+            }
+            text.replace_range(from..to.max(from), piece);
+        }
+        if let Ok(documents) = read_yaml(&text) {
+            drop(Catalogue::read(&documents, 0));
+        }
+    }
+}
+
+/// What is put in: pieces of both languages, and what is in neither.
+const PIECES: [&str; 24] = [
+    "",
+    "\n",
+    "---\n",
+    "  ",
+    "\t",
+    ": ",
+    "- ",
+    "{",
+    "}",
+    "[",
+    "]",
+    "\"",
+    "'",
+    "|",
+    ">",
+    "&a ",
+    "*a",
+    "\\",
+    "\u{0}",
+    "é\u{202e}",
+    "when { true }",
+    "::",
+    "99999999999999999999",
+    "if then else",
+];

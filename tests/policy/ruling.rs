@@ -340,6 +340,21 @@ fn an_action_of_two_classes_is_of_both() {
 }
 
 #[test]
+fn a_group_that_is_named_twice_counts_once() {
+    let twin = serde_json::json!({"principal": "https://idp.example#twin", "type": "ci", "groups": ["dba", "dba"]});
+    let cedar = format!(
+        "@id(\"a\") permit(principal in Leasehold::Group::\"dba\", {}) when {{ context.ttl_s > 1 }};",
+        &AUTO["principal, ".len()..]
+    );
+    let catalogue = world([crate::document("Principal", "twin", twin), elevation(&cedar)]);
+    let ruling = rule(&catalogue, &Question { principal: "https://idp.example#twin", ..Question::default() });
+    assert_eq!(
+        (ruling.verdict, ruling.determining),
+        (Verdict::Approve, vec!["leasehold.eligible".to_owned(), "a".to_owned()])
+    );
+}
+
+#[test]
 fn a_ruling_about_what_is_not_declared_denies() {
     let catalogue = world([]);
     let known = catalogue.know(&who(BOT)).unwrap();

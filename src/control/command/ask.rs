@@ -10,10 +10,10 @@ use super::{Failed, Reply, Work};
 use crate::control::catalogue::Known;
 use crate::control::refusal::{Kind, Refusal};
 use crate::control::route::{Asked, Ruling, Verdict};
-use crate::control::store::{Change, EndReason, GrantRow, RequestRow, Review, Rows, Write};
+use crate::control::store::{Change, EndReason, GrantRow, REPEATS_AFTER_END, RequestRow, Review, Rows, Write};
 use crate::domain::action::{ActionPattern, Scope};
 use crate::domain::elevation::{Elevation, Event, Request};
-use crate::domain::entitlement::{Bounds, Entitlement, TaskRule};
+use crate::domain::entitlement::{Bounds, DURATION_MAX, Entitlement, TaskRule};
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::id::{EntitlementName, GrantId, RequestId, Revision, TaskRef};
 use crate::domain::lock::Lock;
@@ -283,7 +283,8 @@ impl<R: Rows> Work<'_, R> {
                 key: idempotency.key.clone(),
                 digest: idempotency.digest.clone(),
                 request: row.request.id.clone(),
-                at: self.now,
+                // No grant of it lives longer than that.
+                keep_until: row.request.window_until.plus(DURATION_MAX).plus(REPEATS_AFTER_END),
             });
         }
         Ok(Reply::Request(Box::new(row), grant))
@@ -335,7 +336,7 @@ impl<R: Rows> Work<'_, R> {
             grant,
         };
         let detail = json!({"grant": row.grant, "request": row.request, "emergency": row.emergency});
-        self.put_grant(row.clone(), Change::Grant(Box::new(row.grant.clone())), "grant.active", detail);
-        row
+        let change = Change::Grant(Box::new(row.grant.clone()));
+        self.put_grant(row, change, "grant.active", detail)
     }
 }

@@ -4,7 +4,9 @@ use serde_json::json;
 
 use super::{Failed, Reply, TaskSaid, Work};
 use crate::control::refusal::Refusal;
-use crate::control::store::{Change, EndReason, Ended, GrantRow, RequestRow, Review, Rows, Selector, Write};
+use crate::control::store::{
+    Change, EndReason, Ended, GrantRow, REPEATS_AFTER_END, RequestRow, Review, Rows, Selector, Write,
+};
 use crate::domain::elevation::Event;
 use crate::domain::entitlement::{Narrower, reduce};
 use crate::domain::grant::GrantState;
@@ -16,8 +18,8 @@ const SWEEP_MAX: u32 = 500;
 
 impl<R: Rows> Work<'_, R> {
     /// Ends one grant. The only place where one ends.
-    pub(super) fn end(&mut self, row: GrantRow, reason: EndReason) {
-        self.end_because(row, reason, "");
+    pub(super) fn end(&mut self, row: GrantRow, reason: EndReason) -> GrantRow {
+        self.end_because(row, reason, "")
     }
 
     fn end_because(&mut self, row: GrantRow, reason: EndReason, words: &str) -> GrantRow {
@@ -31,8 +33,7 @@ impl<R: Rows> Work<'_, R> {
         let detail =
             if words.is_empty() { json!({"reason": reason}) } else { json!({"reason": reason, "words": words}) };
         let row = GrantRow { state, ended: Some(ended), ..row };
-        self.put_grant(row.clone(), Change::End { id, backend, state }, &format!("grant.{state}"), detail);
-        row
+        self.put_grant(row, Change::End { id, backend, state }, &format!("grant.{state}"), detail)
     }
 
     pub(super) async fn release(&mut self, id: &GrantId) -> Result<Reply, Failed> {
@@ -102,7 +103,7 @@ impl<R: Rows> Work<'_, R> {
         if narrowed.scope == row.grant.scope {
             let row = GrantRow { grant: narrowed.clone(), ..row };
             let detail = json!({"grant": narrowed});
-            self.put_grant(row.clone(), Change::Grant(Box::new(narrowed)), "grant.narrowed", detail);
+            let row = self.put_grant(row, Change::Grant(Box::new(narrowed)), "grant.narrowed", detail);
             return Ok(Reply::Grant(Box::new(row)));
         }
         // A grant's scope never changes under its id: a narrower one takes its place in the same transaction.
@@ -117,7 +118,7 @@ impl<R: Rows> Work<'_, R> {
         };
         let detail = json!({"grant": narrowed, "narrowed_from": id, "request": row.request});
         self.end(row, EndReason::Superseded);
-        self.put_grant(next.clone(), Change::Grant(Box::new(narrowed)), "grant.active", detail);
+        let next = self.put_grant(next, Change::Grant(Box::new(narrowed)), "grant.active", detail);
         Ok(Reply::Grant(Box::new(next)))
     }
 
@@ -134,15 +135,13 @@ impl<R: Rows> Work<'_, R> {
             return Err(Refusal::conflict("ended", format_args!("grant `{id}` is {}", row.state)).into());
         }
         let row = GrantRow { uses: row.uses + 1, ..row };
-        self.plan.note(Write::Use { grant: id.clone(), use_id: use_id.to_owned() });
-        let row = if row.grant.uses_max.is_some_and(|most| row.uses >= most) {
-            self.end_because(row, EndReason::Exhausted, "")
-        } else {
-            let subject = id.as_str().to_owned();
-            let detail = json!({"use": use_id, "uses": row.uses});
-            self.plan.transition(Write::Grant(Box::new(row.clone())), None, "grant.used", &subject, detail);
-            row
-        };
+        let keep_until = row.grant.window.expires_at.plus(REPEATS_AFTER_END);
+        self.plan.note(Write::Use { grant: id.clone(), use_id: use_id.to_owned(), keep_until });
+        if row.grant.uses_max.is_some_and(|most| row.uses >= most) {
+            return Ok(Reply::Grant(Box::new(self.end(row, EndReason::Exhausted))));
+        }
+        let detail = json!({"use": use_id, "uses": row.uses});
+        self.plan.transition(Write::Grant(Box::new(row.clone())), None, "grant.used", id.as_str(), detail);
         Ok(Reply::Grant(Box::new(row)))
     }
 

@@ -8,6 +8,7 @@ mod decide;
 mod declare;
 mod end;
 mod renew;
+mod wanted;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -247,9 +248,10 @@ impl<R: Rows> Work<'_, R> {
         row
     }
 
-    fn put_grant(&mut self, row: GrantRow, change: Change, event: &str, detail: Value) {
+    fn put_grant(&mut self, row: GrantRow, change: Change, event: &str, detail: Value) -> GrantRow {
         let subject = row.grant.id.as_str().to_owned();
-        self.plan.transition(Write::Grant(Box::new(row)), Some(change), event, &subject, detail);
+        let revision = self.plan.transition(Write::Grant(Box::new(row.clone())), Some(change), event, &subject, detail);
+        GrantRow { revision, ..row }
     }
 
     fn lock(&mut self, lock: &Lock) -> Result<Reply, Failed> {

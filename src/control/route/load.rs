@@ -25,7 +25,7 @@ use crate::domain::id::{ActionName, BackendName, EntitlementName};
 const SLICE_MAX: usize = 32;
 
 /// What is in force without any document, and what every other policy can forbid.
-const BUILTIN: &str = r#"
+pub(super) const BUILTIN: &str = r#"
 @id("leasehold.eligible")
 permit(principal, action == Leasehold::Action::"elevation:request", resource) when { principal in resource.eligible };
 @id("leasehold.not_eligible") @reason("the entitlement's `eligible` names no group of this principal")

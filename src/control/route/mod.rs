@@ -135,7 +135,7 @@ impl Policies {
         let principal = uid(Word::Principal, actor.principal.as_str());
         let entities = question::with(&about.entities, [question::actor(&principal, actor)?])?;
         let context = question::elevation(asked, now)?;
-        let within = [&about.uid, &about.backend];
+        let within = question::within(actor, &principal, &[&about.uid, &about.backend]);
         let ask = |question: &Question, action: &EntityUid| {
             self.ask(question, (&principal, action, &about.uid), &context, &entities, &within)
         };
@@ -174,13 +174,13 @@ impl Policies {
                 named.push(person.principal);
             }
         }
-        let entitlement = uid(Word::Entitlement, request.entitlement.as_str());
         entities.extend(self.entitlements.get(&request.entitlement).map(|about| about.entity.clone()));
         let entities = question::with(&Entities::empty(), entities)?;
         let backend = uid(Word::Backend, request.backend.as_str());
         let action = &question::ACTIONS.approve;
         let asked = (&principal, action, &resource);
-        self.ask(&self.approve, asked, &question::moment(now)?, &entities, &[&entitlement, &backend])
+        let within = question::within(approver, &principal, &[&resource, &backend]);
+        self.ask(&self.approve, asked, &question::moment(now)?, &entities, &within)
     }
 
     /// Whether this admin may do that.
@@ -194,7 +194,8 @@ impl Policies {
         let principal = uid(Word::Principal, admin.principal.as_str());
         let entities = question::with(&self.system, [question::actor(&principal, admin)?])?;
         let (action, system) = (uid(Word::Action, action), uid(Word::System, "leasehold"));
-        self.ask(question, (&principal, &action, &system), &question::moment(now)?, &entities, &[&system])
+        let within = question::within(admin, &principal, &[&system]);
+        self.ask(question, (&principal, &action, &system), &question::moment(now)?, &entities, &within)
     }
 
     /// Which guardrails would stop a call, for `explain`. Where none would, it is allowed.
@@ -233,7 +234,7 @@ impl Policies {
         (principal, action, resource): (&EntityUid, &EntityUid, &EntityUid),
         context: &Context,
         entities: &Entities,
-        within: &[&EntityUid],
+        within: &[EntityUid],
     ) -> Result<Answer, String> {
         // Our own code builds it, and a test holds that the schema takes it: it is not validated each time.
         let request =

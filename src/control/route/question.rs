@@ -91,6 +91,12 @@ pub(super) fn actor(principal: &EntityUid, actor: Actor<'_>) -> Result<Entity, S
     Entity::new(principal.clone(), attributes, groups).map_err(wrong)
 }
 
+/// All that the principal and the resource of a question are or are in; groups are in no group.
+pub(super) fn within(actor: Actor<'_>, principal: &EntityUid, resource: &[&EntityUid]) -> Vec<EntityUid> {
+    let groups = actor.groups.iter().map(|group| uid(Word::Group, group));
+    groups.chain([principal.clone()]).chain(resource.iter().map(|uid| (*uid).clone())).collect()
+}
+
 /// An entitlement: its backend is above it.
 pub(super) fn entitlement(name: &EntityUid, backend: &EntityUid, eligible: &[String]) -> Result<Entity, String> {
     let groups = eligible.iter().map(|group| Expression::new_entity_uid(uid(Word::Group, group)));

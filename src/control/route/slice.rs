@@ -10,7 +10,7 @@ use cedar_policy::{
 
 use super::question::{Word, word};
 
-/// The policies of one question: those whose heads name a backend or an entitlement, by it, and the rest.
+/// The policies of one question: those whose heads name a backend, an entitlement, a group or somebody, by it; and the rest.
 #[derive(Debug, Default)]
 pub(super) struct Slices {
     general: PolicySet,
@@ -27,7 +27,7 @@ pub(super) struct Found {
 
 impl Slices {
     pub(super) fn add(&mut self, policy: &Policy, head: &Head) -> Result<(), String> {
-        let set = match &head.resource {
+        let set = match head.resource.as_ref().or(head.principal.as_ref()) {
             Some(named) => self.within.entry(named.clone()).or_default(),
             None => &mut self.general,
         };
@@ -43,21 +43,24 @@ impl Slices {
         self.general.num_of_policies() + self.within.values().map(PolicySet::num_of_policies).sum::<usize>()
     }
 
-    /// What the policies say. `within` is all that the resource is or is in.
+    /// What the policies say. `within` is all that the principal and the resource are or are in.
     pub(super) fn ask(
         &self,
         authorizer: &Authorizer,
         request: &Request,
         entities: &Entities,
-        within: &[&EntityUid],
+        within: &[EntityUid],
     ) -> Found {
         let named = within.iter().filter_map(|uid| self.within.get(uid));
         let mut found = Found::default();
         for set in std::iter::once(&self.general).chain(named).filter(|set| !set.is_empty()) {
             found.add(&authorizer.is_authorized(request, set, entities));
         }
-        found.permits.sort();
-        found.forbids.sort();
+        // A group that is named twice for somebody is asked twice.
+        for ids in [&mut found.permits, &mut found.forbids] {
+            ids.sort();
+            ids.dedup();
+        }
         found
     }
 }
@@ -77,6 +80,7 @@ impl Found {
 #[derive(Debug)]
 pub(super) struct Head {
     actions: Option<Vec<String>>,
+    principal: Option<EntityUid>,
     pub(super) resource: Option<EntityUid>,
     /// Whether it is about everybody and everything.
     pub(super) universal: bool,
@@ -95,10 +99,16 @@ impl Head {
                 Some(named)
             }
         };
-        let everybody = matches!(policy.principal_constraint(), PrincipalConstraint::Any | PrincipalConstraint::Is(_));
+        let principal = match policy.principal_constraint() {
+            PrincipalConstraint::Any | PrincipalConstraint::Is(_) => None,
+            PrincipalConstraint::In(named) | PrincipalConstraint::Eq(named) | PrincipalConstraint::IsIn(_, named) => {
+                Some(named)
+            }
+        };
         Self {
             actions: actions.map(|actions| actions.iter().map(|uid| uid.id().unescaped().to_owned()).collect()),
-            universal: everybody && resource.is_none(),
+            universal: principal.is_none() && resource.is_none(),
+            principal,
             resource,
         }
     }

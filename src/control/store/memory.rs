@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::{
-    AuditEntry, Change, GrantRow, Head, Idempotent, Page, Read, RequestRow, Rows, Selector, Store, Transaction, Write,
+    AuditEntry, Change, Changes, GrantRow, Head, Idempotent, Keep, Page, Read, RequestRow, Rows, Selector, Store,
+    StoreError, Transaction, Write,
 };
 use crate::control::document::{Document, Kind};
 use crate::domain::grant::GrantState;
@@ -25,9 +26,13 @@ struct Tables {
     grants: BTreeMap<GrantId, GrantRow>,
     locks: BTreeMap<LockId, Lock>,
     tasks: BTreeMap<TaskRef, Task>,
-    uses: BTreeSet<(GrantId, String)>,
-    idempotent: BTreeMap<(Principal, String), Idempotent>,
-    changes: BTreeMap<Revision, Change>,
+    /// The requests that became grants; each became one.
+    granted: BTreeSet<RequestId>,
+    uses: BTreeMap<(GrantId, String), Timestamp>,
+    idempotent: BTreeMap<(Principal, String), (Idempotent, Timestamp)>,
+    changes: BTreeMap<Revision, (Timestamp, Change)>,
+    /// The last revision whose change is kept no more.
+    floor: Revision,
     audit: BTreeMap<u64, AuditEntry>,
     leases: BTreeMap<String, (String, Timestamp)>,
 }
@@ -66,27 +71,67 @@ impl Store for MemoryStore {
         }
         Ok(free)
     }
+
+    async fn compact(&self, now: Timestamp, keep: Keep) -> Read<bool> {
+        let mut tables = self.committed.lock().await;
+        let tables = &mut *tables;
+        tables.uses.retain(|_, keep_until| *keep_until > now);
+        tables.idempotent.retain(|_, (_, keep_until)| *keep_until > now);
+        tables.leases.retain(|_, (_, until)| *until > now);
+        let head = tables.head.revision.0;
+        tables.changes.retain(|revision, (at, _)| {
+            let (age, behind) = (now.since(*at), head - revision.0);
+            let stays = behind < keep.most && (behind < keep.least || age < keep.age);
+            if !stays {
+                tables.floor = tables.floor.max(*revision);
+            }
+            stays
+        });
+        Ok(false)
+    }
+}
+
+impl Tables {
+    /// What the engines refuse by their keys.
+    fn check(&self, write: &Write) -> Read<()> {
+        let taken = match write {
+            Write::Request(row) => row.version == 1 && self.requests.contains_key(&row.request.id),
+            Write::Grant(row) => {
+                row.narrowed_from.is_none()
+                    && self.granted.contains(&row.request)
+                    && !self.grants.contains_key(&row.grant.id)
+            }
+            Write::Use { grant, use_id, .. } => self.uses.contains_key(&(grant.clone(), use_id.clone())),
+            Write::Idempotent { caller, key, .. } => self.idempotent.contains_key(&(caller.clone(), key.clone())),
+            _ => false,
+        };
+        if taken { Err(StoreError::Refused(format!("there is such a row already: {write:?}"))) } else { Ok(()) }
+    }
 }
 
 impl Transaction for Memory {
     async fn apply(&mut self, writes: Vec<Write>) -> Read<()> {
         let tables = &mut self.tables;
         for write in writes {
+            tables.check(&write)?;
             match write {
                 Write::Document(document) => {
                     tables.documents.insert((document.kind, document.metadata.name.clone()), document);
                 }
                 Write::NoDocument(kind, name) => drop(tables.documents.remove(&(kind, name))),
                 Write::Request(row) => drop(tables.requests.insert(row.request.id.clone(), *row)),
-                Write::Grant(row) => drop(tables.grants.insert(row.grant.id.clone(), *row)),
+                Write::Grant(row) => {
+                    tables.granted.insert(row.request.clone());
+                    tables.grants.insert(row.grant.id.clone(), *row);
+                }
                 Write::Lock(lock) => drop(tables.locks.insert(lock.id.clone(), *lock)),
                 Write::NoLock(id) => drop(tables.locks.remove(&id)),
                 Write::Task(task) => drop(tables.tasks.insert(task.reference.clone(), task)),
-                Write::Use { grant, use_id } => drop(tables.uses.insert((grant, use_id))),
-                Write::Idempotent { caller, key, digest, request, .. } => {
-                    tables.idempotent.insert((caller, key), Idempotent { digest, request });
+                Write::Use { grant, use_id, keep_until } => drop(tables.uses.insert((grant, use_id), keep_until)),
+                Write::Idempotent { caller, key, digest, request, keep_until } => {
+                    tables.idempotent.insert((caller, key), (Idempotent { digest, request }, keep_until));
                 }
-                Write::Change(revision, change) => drop(tables.changes.insert(revision, *change)),
+                Write::Change { revision, at, change } => drop(tables.changes.insert(revision, (at, *change))),
                 Write::Audit(entry) => drop(tables.audit.insert(entry.sequence, *entry)),
                 Write::Head(head) => tables.head = head,
             }
@@ -134,11 +179,11 @@ impl Rows for Memory {
     }
 
     async fn idempotent(&mut self, caller: &Principal, key: &str) -> Read<Option<Idempotent>> {
-        Ok(self.tables.idempotent.get(&(caller.clone(), key.to_owned())).cloned())
+        Ok(self.tables.idempotent.get(&(caller.clone(), key.to_owned())).map(|(used, _)| used.clone()))
     }
 
     async fn used(&mut self, grant: &GrantId, use_id: &str) -> Read<bool> {
-        Ok(self.tables.uses.contains(&(grant.clone(), use_id.to_owned())))
+        Ok(self.tables.uses.contains_key(&(grant.clone(), use_id.to_owned())))
     }
 
     async fn task(&mut self, reference: &TaskRef) -> Read<Option<Task>> {
@@ -161,12 +206,16 @@ impl Rows for Memory {
 
     async fn grants_due(&mut self, now: Timestamp, limit: u32) -> Read<Vec<GrantRow>> {
         let due = |row: &&GrantRow| row.state == GrantState::Active && row.grant.window.expires_at <= now;
-        Ok(self.tables.grants.values().filter(due).take(limit as usize).cloned().collect())
+        let mut rows: Vec<_> = self.tables.grants.values().filter(due).collect();
+        rows.sort_by_key(|row| (row.grant.window.expires_at, &row.grant.id));
+        Ok(rows.into_iter().take(limit as usize).cloned().collect())
     }
 
     async fn requests_due(&mut self, now: Timestamp, limit: u32) -> Read<Vec<RequestRow>> {
         let due = |row: &&RequestRow| row.elevation.is_pending() && row.request.window_until <= now;
-        Ok(self.tables.requests.values().filter(due).take(limit as usize).cloned().collect())
+        let mut rows: Vec<_> = self.tables.requests.values().filter(due).collect();
+        rows.sort_by_key(|row| (row.request.window_until, &row.request.id));
+        Ok(rows.into_iter().take(limit as usize).cloned().collect())
     }
 
     async fn requests(&mut self, wanted: &Page) -> Read<Vec<RequestRow>> {
@@ -187,9 +236,13 @@ impl Rows for Memory {
         Ok(page(rows.cloned(), wanted))
     }
 
-    async fn changes(&mut self, after: Revision, limit: u32) -> Read<Vec<(Revision, Change)>> {
+    async fn changes(&mut self, after: Revision, limit: u32) -> Read<Changes> {
+        if after < self.tables.floor {
+            return Ok(Changes::Compacted { floor: self.tables.floor });
+        }
         let changes = self.tables.changes.range((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded));
-        Ok(changes.take(limit as usize).map(|(revision, change)| (*revision, change.clone())).collect())
+        let next = changes.take(limit as usize).map(|(revision, (_, change))| (*revision, change.clone()));
+        Ok(Changes::Next(next.collect()))
     }
 
     async fn audit(&mut self, from: u64, limit: u32) -> Read<Vec<AuditEntry>> {

@@ -5,10 +5,15 @@
 //! first, so commands run one after another everywhere and revisions are dense and in the order of commits. (Locking it
 //! last would let commands overlap, and each would have to be written so that overlapping is safe; grouping wins back
 //! what that costs.)
+//!
+//! Deliberately absent: a write of a state without its audit entry, a row that is updated without having been read, and
+//! anything that only a sweeper enforces.
 
+mod keep;
 pub mod memory;
 mod plan;
 pub mod sql;
+mod wanted;
 
 use std::future::Future;
 use std::time::Duration;
@@ -16,7 +21,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub(crate) use keep::REPEATS_AFTER_END;
+pub use keep::{Changes, Keep};
 pub use plan::{Plan, Write, chain};
+pub use wanted::Wanted;
 
 use super::document::{Document, Kind};
 use super::route::Ruling;
@@ -28,10 +36,30 @@ use crate::domain::principal::Principal;
 use crate::domain::task::Task;
 use crate::domain::time::Timestamp;
 
-/// The store cannot answer. What was asked may or may not have happened only where the commit itself failed.
+/// Why the store did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the store: {0}")]
-pub struct StoreError(pub String);
+pub enum StoreError {
+    /// It cannot be reached, or did not answer in time. Nothing was changed.
+    #[error("the store cannot be reached: {0}")]
+    Unreachable(String),
+    /// It did not confirm a commit: the writes may be there, all of them, or none.
+    #[error("the store did not confirm a commit: {0}")]
+    Unconfirmed(String),
+    /// It takes or gives no such row. Nothing was changed.
+    #[error("the store refused: {0}")]
+    Refused(String),
+    /// A newer program made its tables.
+    #[error(
+        "the tables of the store are of version {found} and this program knows versions up to {known}: run the newer \
+         leasehold, or restore the backup from before the upgrade"
+    )]
+    Newer {
+        /// The version that was found.
+        found: u64,
+        /// The last version known here.
+        known: u64,
+    },
+}
 
 /// A request with where it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -337,8 +365,8 @@ pub trait Rows: Send {
     fn requests(&mut self, page: &Page) -> impl Future<Output = Read<Vec<RequestRow>>> + Send;
     /// A page of grants.
     fn grants(&mut self, page: &Page) -> impl Future<Output = Read<Vec<GrantRow>>> + Send;
-    /// Changes after a revision; nothing where they are kept no more.
-    fn changes(&mut self, after: Revision, limit: u32) -> impl Future<Output = Read<Vec<(Revision, Change)>>> + Send;
+    /// Changes after a revision.
+    fn changes(&mut self, after: Revision, limit: u32) -> impl Future<Output = Read<Changes>> + Send;
     /// Audit entries from a sequence on.
     fn audit(&mut self, from: u64, limit: u32) -> impl Future<Output = Read<Vec<AuditEntry>>> + Send;
     /// Every kind of document by its kind and name.
@@ -353,6 +381,11 @@ pub trait Rows: Send {
 
 /// A transaction: rows, and writes that are seen by what follows in it.
 pub trait Transaction: Rows {
+    /// Reads at once what commands are going to read one by one. What they see is the same without it.
+    fn prefetch(&mut self, wanted: Wanted) -> impl Future<Output = Read<()>> + Send {
+        drop(wanted);
+        async { Ok(()) }
+    }
     /// Applies writes; what follows sees them.
     fn apply(&mut self, writes: Vec<Write>) -> impl Future<Output = Read<()>> + Send;
     /// Makes everything durable.
@@ -371,9 +404,21 @@ pub trait Store: Send + Sync + 'static {
         Self: 's;
     /// The one transaction that runs, over all replicas; waits for the one before it. Dropping it undoes it.
     fn begin(&self) -> impl Future<Output = Read<Self::Transaction<'_>>> + Send;
-    /// A look at what is committed.
+    /// A look at what is committed: one moment, however much is read.
     fn view(&self) -> impl Future<Output = Read<Self::View<'_>>> + Send;
     /// Takes or keeps a lease: whether `holder` has it until `ttl` from `now`.
     fn lease(&self, name: &str, holder: &str, now: Timestamp, ttl: Duration)
     -> impl Future<Output = Read<bool>> + Send;
+    /// Removes what nobody needs any more, a bounded piece of it: whether there is more.
+    fn compact(&self, now: Timestamp, keep: Keep) -> impl Future<Output = Read<bool>> + Send;
+    /// Whether other control planes write to it too.
+    fn is_shared(&self) -> bool {
+        false
+    }
+    /// Comes when another control plane may have written; never where there is none.
+    fn stirred(&self) -> impl Future<Output = ()> + Send {
+        std::future::pending()
+    }
+    /// Tells other control planes that something was written. A hint: they look by themselves too.
+    fn stir(&self) {}
 }

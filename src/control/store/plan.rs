@@ -22,9 +22,9 @@ pub enum Write {
     Lock(Box<Lock>),
     NoLock(LockId),
     Task(Task),
-    Use { grant: GrantId, use_id: String },
-    Idempotent { caller: Principal, key: String, digest: String, request: RequestId, at: Timestamp },
-    Change(Revision, Box<Change>),
+    Use { grant: GrantId, use_id: String, keep_until: Timestamp },
+    Idempotent { caller: Principal, key: String, digest: String, request: RequestId, keep_until: Timestamp },
+    Change { revision: Revision, at: Timestamp, change: Box<Change> },
     Audit(Box<AuditEntry>),
     Head(Head),
 }
@@ -44,18 +44,28 @@ impl Plan {
         Self { head, now, actor: actor.to_owned(), writes: Vec::new() }
     }
 
-    /// A row, the change that sidecars hear of, and the audit entry, as one.
-    pub fn transition(&mut self, write: Write, change: Option<Change>, event: &str, subject: &str, detail: Value) {
+    /// A row, the change that sidecars hear of, and the audit entry, as one. A grant has the revision of its change from
+    /// then on: it is returned.
+    pub fn transition(
+        &mut self,
+        write: Write,
+        change: Option<Change>,
+        event: &str,
+        subject: &str,
+        detail: Value,
+    ) -> Revision {
         let mut write = write;
         if let Some(change) = change {
             self.head.revision = Revision(self.head.revision.0 + 1);
             if let Write::Grant(row) = &mut write {
                 row.revision = self.head.revision;
             }
-            self.writes.push(Write::Change(self.head.revision, Box::new(change)));
+            let (revision, at) = (self.head.revision, self.now);
+            self.writes.push(Write::Change { revision, at, change: Box::new(change) });
         }
         self.writes.push(write);
         self.entry(event, subject, detail);
+        self.head.revision
     }
 
     /// An entry of something that changes no row.
