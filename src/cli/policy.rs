@@ -139,8 +139,8 @@ fn check(paths: &[PathBuf], strict: bool, output: Output) -> Result<(), Failure>
     for notice in &checked.notices {
         print::notice("notice", notice);
     }
-    if output == Output::Json {
-        print::out(&show::json(&serde_json::to_value(&checked).unwrap_or_default()));
+    if output != Output::Table {
+        print::out(&show::document_text(&serde_json::to_value(&checked).unwrap_or_default(), output)?);
     } else {
         let count = |(name, number): &(String, usize)| format!("{number} {name}");
         let list = |all: &[(String, usize)]| all.iter().map(count).collect::<Vec<_>>().join(", ");
@@ -185,8 +185,8 @@ impl Explain {
     fn run(&self) -> Result<(), Failure> {
         let situation = self.situation().map_err(Failure::Usage)?;
         let explanation = policy::explain(&self.documents, &situation).map_err(|problems| unreadable(&problems))?;
-        if self.output == Output::Json {
-            print::out(&show::json(&serde_json::to_value(&explanation).unwrap_or_default()));
+        if self.output != Output::Table {
+            print::out(&show::document_text(&serde_json::to_value(&explanation).unwrap_or_default(), self.output)?);
         } else {
             print::out(&print::safe(&told(&explanation)));
         }

@@ -28,6 +28,10 @@ pub struct ClientFlags {
     pub token_file: Option<PathBuf>,
     /// The authorities that vouch for the control plane.
     pub ca: Option<PathBuf>,
+    /// A certificate that says who asks.
+    pub certificate: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
 }
 
 /// What a command needs to ask a control plane.
@@ -39,6 +43,8 @@ pub struct Client {
     pub token: Option<Token>,
     /// The authorities that vouch for the control plane, in PEM; without it the system's.
     pub ca: Option<PathBuf>,
+    /// A certificate that says who asks, and its key, both in PEM.
+    pub certificate: Option<(PathBuf, PathBuf)>,
     /// Who logs people in, where the control plane need not be asked.
     pub issuer: Option<String>,
     /// As what the issuer knows us.
@@ -63,6 +69,8 @@ struct File {
     server: Option<String>,
     token_file: Option<PathBuf>,
     ca: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
     issuer: Option<String>,
     client_id: Option<String>,
 }
@@ -111,11 +119,25 @@ pub fn client_with(flags: ClientFlags, environment: &Environment<'_>) -> Result<
             file.token_file.filter(|_| same_server).map(|path| read_token(&below(path))).transpose()?
         }
     };
-    let ca = flags.ca.or_else(|| set("LEASEHOLD_CA").map(PathBuf::from)).or_else(|| file.ca.map(below));
+    let path = |flag: Option<PathBuf>, name: &str, file: Option<PathBuf>| {
+        flag.or_else(|| set(name).map(PathBuf::from)).or_else(|| file.map(below))
+    };
+    let ca = path(flags.ca, "LEASEHOLD_CA", file.ca);
+    let certificate = path(flags.certificate, "LEASEHOLD_CERTIFICATE", file.certificate.filter(|_| same_server));
+    let key = path(flags.key, "LEASEHOLD_KEY", file.key.filter(|_| same_server));
+    let certificate = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(alone), None) | (None, Some(alone)) => {
+            let message = "a certificate and its key go together, and this is one of them".to_owned();
+            return Err(ConfigErrors::whole(&alone, message, Some("name the other with `--certificate` or `--key`")));
+        }
+    };
     Ok(Client {
         server: said.or(file.server).unwrap_or_else(|| SERVER_DEFAULT.to_owned()),
         token: named,
         ca,
+        certificate,
         issuer: file.issuer.filter(|_| same_server),
         client_id: file.client_id.filter(|_| same_server),
         login: folder.map(|folder| folder.join("login.json")),
@@ -216,6 +238,7 @@ mod tests {
             server: Some("http://127.0.0.1:3".into()),
             token_file: Some(home.path("flag")),
             ca: Some("x".into()),
+            ..ClientFlags::default()
         };
         let client = home.read(flags, &variables).expect("settings");
         assert_eq!((client.server.as_str(), token_of(&client)), ("http://127.0.0.1:3", Some("token-of-flag")));
@@ -241,6 +264,7 @@ mod tests {
         };
         assert!(error(&Home::new("sever: x\n"), &[]).contains("no such key"));
         assert!(error(&Home::new("token_file: nothing\n"), &[]).contains("no such file"));
+        assert!(error(&Home::new(""), &[("LEASEHOLD_KEY", "a.key")]).contains("go together"));
         let both = [("LEASEHOLD_TOKEN", "a"), ("LEASEHOLD_TOKEN_FILE", "b")];
         assert!(error(&Home::new(""), &both).contains("both"));
         let bad = error(&Home::new(""), &[("LEASEHOLD_TOKEN", "two words-secret")]);

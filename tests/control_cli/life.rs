@@ -47,7 +47,7 @@ fn mistakes_in_documents_name_the_place() {
         "wrong.yaml",
         "apiVersion: leasehold/v1\nkind: Policy\nmetadata: {name: p}\nspec: {target: elevation, cedar: 'nonsense'}\n",
     );
-    admin.fails(1, &["apply", "-f", "wrong.yaml"], "policy `p`");
+    admin.fails(1, &["apply", "-f", "wrong.yaml"], "Policy `p`: spec.cedar, line 1");
     world.person("bot").fails(1, &["apply", "-f", "wrong.yaml"], "");
 }
 

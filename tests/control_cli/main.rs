@@ -9,6 +9,7 @@ mod issuer;
 #[allow(dead_code)]
 mod tools;
 
+mod examples;
 mod faults;
 mod life;
 mod login;

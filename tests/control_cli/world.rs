@@ -151,7 +151,15 @@ pub struct Control {
 impl Control {
     /// With `more` at the end of its configuration, and `inside` at the end of its `control`.
     pub fn start(more: &str, inside: &str) -> Self {
+        Self::start_with(&[], more, inside)
+    }
+
+    /// The same, with these files beside the configuration.
+    pub fn start_with(files: &[(&str, &str)], more: &str, inside: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
         let config = format!("control: {{address: 127.0.0.1:0{inside}}}\nadmin: {{address: 127.0.0.1:0}}\n{more}");
         std::fs::write(folder.path().join("leasehold.yaml"), config).unwrap();
         let (server, addresses) = serve("control", folder.path(), 2);

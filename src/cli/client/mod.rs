@@ -52,6 +52,12 @@ pub(super) struct ServerArgs {
     /// The authorities that vouch for it, in PEM [env: LEASEHOLD_CA; default: the system's]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// A certificate that says who you are, in PEM, where you have no token [env: LEASEHOLD_CERTIFICATE]
+    #[arg(long, value_name = "FILE")]
+    certificate: Option<PathBuf>,
+    /// Its key, in PEM [env: LEASEHOLD_KEY]
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
 }
 
 /// The same before the command: clap hands them on to it.
@@ -63,22 +69,28 @@ pub(super) struct ServerArgsBefore {
     token_file: Option<PathBuf>,
     #[arg(long, global = true, hide = true)]
     ca: Option<PathBuf>,
+    #[arg(long, global = true, hide = true)]
+    certificate: Option<PathBuf>,
+    #[arg(long, global = true, hide = true)]
+    key: Option<PathBuf>,
 }
 
 impl ServerArgsBefore {
     pub(super) fn is_given(&self) -> bool {
-        self.server.is_some() || self.token_file.is_some() || self.ca.is_some()
+        let files = [&self.token_file, &self.ca, &self.certificate, &self.key];
+        self.server.is_some() || files.into_iter().any(Option::is_some)
     }
 }
 
 impl ServerArgs {
     pub(super) fn settings(&self) -> Result<settings::Client, Failure> {
-        let Self { server, token_file, ca } = self.clone();
-        Ok(settings::client(ClientFlags { server, token_file, ca })?)
+        let Self { server, token_file, ca, certificate, key } = self.clone();
+        Ok(settings::client(ClientFlags { server, token_file, ca, certificate, key })?)
     }
 
     pub(super) fn is_given(&self) -> bool {
-        self.server.is_some() || self.token_file.is_some() || self.ca.is_some()
+        let files = [&self.token_file, &self.ca, &self.certificate, &self.key];
+        self.server.is_some() || files.into_iter().any(Option::is_some)
     }
 }
 
@@ -209,7 +221,14 @@ pub(super) struct Reply {
 
 impl Client {
     pub(super) fn open(args: &ServerArgs) -> Result<Self, Failure> {
-        let client = Self { args: Some(args.clone()), ..Self::anonymous(&args.settings()?)? };
+        let settings = args.settings()?;
+        let client = Self { args: Some(args.clone()), ..Self::anonymous(&settings)? };
+        if settings.certificate.is_some() && !client.origin.is_https() {
+            let message = "a certificate is shown over TLS only: write `https://…` for the server";
+            return Err(Failure::Usage(anyhow!(message)));
+        }
+        let transport = Transport::new(settings.ca).showing(settings.certificate);
+        let client = Self { transport, ..client };
         let token = client.find_token(args)?;
         Ok(Self { token: RefCell::new(token), ..client })
     }
@@ -225,6 +244,9 @@ impl Client {
         let settings = args.settings()?;
         if let Some(token) = settings.token {
             return Ok(Some(token.secret));
+        }
+        if settings.certificate.is_some() {
+            return Ok(None);
         }
         match login::saved_token(&settings, &self.origin, &self.transport, &self.runtime)? {
             Some(token) => Ok(Some(token)),

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -92,6 +92,10 @@ impl Origin {
         self.host == "localhost" || self.bare_host().parse().is_ok_and(|address: IpAddr| address.is_loopback())
     }
 
+    pub(in crate::cli) fn is_https(&self) -> bool {
+        self.https
+    }
+
     fn bare_host(&self) -> &str {
         self.host.trim_start_matches('[').trim_end_matches(']')
     }
@@ -128,11 +132,17 @@ pub(in crate::cli) struct Answer {
 #[derive(Debug)]
 pub(in crate::cli) struct Transport {
     ca: Option<PathBuf>,
+    shown: Option<(PathBuf, PathBuf)>,
 }
 
 impl Transport {
     pub(in crate::cli) fn new(ca: Option<PathBuf>) -> Self {
-        Self { ca }
+        Self { ca, shown: None }
+    }
+
+    /// The same, showing a certificate with its key.
+    pub(in crate::cli) fn showing(self, shown: Option<(PathBuf, PathBuf)>) -> Self {
+        Self { shown, ..self }
     }
 
     /// Sends a request whose URI is a path on `origin`. Dropping the future closes the connection.
@@ -180,9 +190,14 @@ impl Transport {
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .map_err(|error| error.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        Ok(Arc::new(config))
+            .with_root_certificates(roots);
+        let Some((certificate, key)) = &self.shown else { return Ok(Arc::new(config.with_no_client_auth())) };
+        let said = |path: &Path, error: &dyn fmt::Display| format!("{}: {error}", path.display());
+        let chain = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let chain = chain.map_err(|error| said(certificate, &error))?;
+        let private = PrivateKeyDer::from_pem_file(key).map_err(|error| said(key, &error))?;
+        let config = config.with_client_auth_cert(chain, private);
+        Ok(Arc::new(config.map_err(|error| said(certificate, &error))?))
     }
 }
 

@@ -42,6 +42,9 @@ pub(in crate::cli) struct Ask {
     /// For a principal that you answer for, and not for yourself
     #[arg(long = "for", value_name = "PRINCIPAL")]
     subject: Option<String>,
+    /// The grant whose place it is to take; it widens nothing, and lasts as long as the entitlement allows in all
+    #[arg(long, value_name = "GRANT")]
+    renews: Option<String>,
     /// Waits until it is decided, at most this long [default: 10m]
     #[arg(long, value_name = "DURATION", value_parser = duration, num_args = 0..=1, default_missing_value = "10m")]
     wait: Option<Duration>,
@@ -90,6 +93,7 @@ impl Ask {
         put("resources", list(&self.resources));
         put("duration_seconds", self.ttl.map(|ttl| json!(ttl.as_secs())));
         put("uses", self.uses.map(|uses| json!(uses)));
+        put("renews", self.renews.as_ref().map(|grant| json!(grant)));
         put("task", self.task.as_ref().map(|task| json!(task)));
         put("justification", self.justification.as_ref().map(|words| json!(words)));
         Value::Object(body)
