@@ -13,6 +13,7 @@ use hyper::upgrade::OnUpgrade;
 use tracing::Instrument;
 
 use crate::domain::resource::Resource;
+use crate::domain::time::Now;
 use crate::identity::Verified;
 use crate::sidecar::accept::{Connection, ResetSwitch};
 use crate::sidecar::canonical::{BodyLength, Canonical};
@@ -93,7 +94,7 @@ impl From<Reason> for Refusal {
 /// A call once it is known what it does.
 struct Known {
     backend: Arc<Backend>,
-    canonical: Canonical,
+    canonical: Box<Canonical>,
     action: Option<Arc<ActionSpec>>,
     resource: Resource,
     body: Inflow,
@@ -111,15 +112,14 @@ enum Inflow {
 /// Handles one call. Always answers; dropping the future ends the call and writes its record.
 pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<DownstreamBody> {
     let shared = &*caller.shared;
-    let clock = shared.decider.clock();
+    let now = shared.decider.clock().now();
     let recorder = Arc::clone(&shared.recorder);
-    let mut record =
-        CallRecord::begin(recorder, Arc::clone(&caller.origin), clock.now().wall, request.method().clone());
+    let mut record = CallRecord::begin(recorder, Arc::clone(&caller.origin), now.wall, request.method().clone());
     let grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc);
     let plane = shared.plane.load_full();
     let mut told = Told::default();
     let span = tracing::debug_span!("call", id = %record.id());
-    match carry(caller, &plane, request, &mut record, &mut told).instrument(span).await {
+    match carry(caller, &plane, request, now, &mut record, &mut told).instrument(span).await {
         Ok(carried) => match finish(caller, carried, record).await {
             Ok(response) => response,
             Err((refusal, record)) => answer_refusal(caller, *refusal, record, &told, grpc),
@@ -139,7 +139,7 @@ struct Told {
 fn answer_refusal(
     caller: &Caller,
     refusal: Refusal,
-    mut record: CallRecord,
+    mut record: Box<CallRecord>,
     told: &Told,
     grpc: bool,
 ) -> Response<DownstreamBody> {
@@ -179,6 +179,7 @@ async fn carry(
     caller: &Caller,
     plane: &Plane,
     request: Request<Incoming>,
+    now: Now,
     record: &mut CallRecord,
     told: &mut Told,
 ) -> Result<Carried, Refusal> {
@@ -186,7 +187,6 @@ async fn carry(
     let (mut head, body) = request.into_parts();
     let upgrade = head.extensions.remove::<OnUpgrade>();
 
-    let now = shared.decider.clock().now();
     let verified = identify(&plane.verifier, &caller.connection, &head.headers, now)
         .await
         .map_err(|error| Refusal::detailed(error.reason, error.detail))?;
@@ -216,13 +216,14 @@ async fn carry(
     send(caller, known, permit, lease, record).await
 }
 
-fn read(offer: &Offer, head: http::request::Parts) -> Result<(Arc<Backend>, Canonical), Refusal> {
+fn read(offer: &Offer, head: http::request::Parts) -> Result<(Arc<Backend>, Box<Canonical>), Refusal> {
     match offer.canonicalise(head) {
         Ok((backend, canonical)) => match canonical.body() {
             BodyLength::Exact(length) if length > backend.body.bytes_max => {
                 Err(Refusal { close: true, ..Refusal::of(Reason::BodyTooLarge) })
             }
-            _ => Ok((Arc::clone(backend), canonical)),
+            // It is handed on many times.
+            _ => Ok((Arc::clone(backend), Box::new(canonical))),
         },
         Err(malformed) => {
             Err(Refusal { close: malformed.closes(), ..Refusal::detailed(malformed.as_reason(), malformed.reason()) })
@@ -232,7 +233,7 @@ fn read(offer: &Offer, head: http::request::Parts) -> Result<(Arc<Backend>, Cano
 
 async fn resolve(
     backend: Arc<Backend>,
-    canonical: Canonical,
+    canonical: Box<Canonical>,
     body: Incoming,
     upgrade: Option<OnUpgrade>,
 ) -> Result<Known, Refusal> {
@@ -363,8 +364,8 @@ async fn send(
 async fn finish(
     caller: &Caller,
     carried: Carried,
-    mut record: CallRecord,
-) -> Result<Response<DownstreamBody>, (Box<Refusal>, CallRecord)> {
+    mut record: Box<CallRecord>,
+) -> Result<Response<DownstreamBody>, (Box<Refusal>, Box<CallRecord>)> {
     let Carried { backend, permit, lease, mut answer, progress, upgrade, streaming } = carried;
     if let Err(reason) = filter_head(&mut answer, &backend.response, lease.as_deref(), upgrade.is_some()) {
         if reason == Reason::UpstreamAuthFailed
@@ -419,7 +420,7 @@ fn switch(
     from_caller: OnUpgrade,
     mut answer: Response<Incoming>,
     permit: Permit,
-    record: CallRecord,
+    record: Box<CallRecord>,
 ) -> Response<DownstreamBody> {
     let from_backend = hyper::upgrade::on(&mut answer);
     let mut response = Response::new(DownstreamBody::Whole(None));
@@ -450,7 +451,11 @@ fn is_text(headers: &HeaderMap) -> bool {
     }
     headers.get(header::CONTENT_TYPE).is_none_or(|kind| {
         let kind = kind.as_bytes();
+        if kind == b"application/octet-stream" {
+            return false;
+        }
         kind.starts_with(b"text/")
+            || kind.starts_with(b"application/json")
             || [&b"json"[..], b"xml", b"yaml", b"x-www-form-urlencoded", b"javascript"]
                 .iter()
                 .any(|text| memchr::memmem::find(kind, text).is_some())

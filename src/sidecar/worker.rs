@@ -84,6 +84,9 @@ impl Orders {
     }
 }
 
+/// Most fields of a head that hyper has room for without being asked; asking for as many makes it slower.
+const HEADERS_OF_HYPER: usize = 100;
+
 /// How often connections are looked at for having been idle or slow too long.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -154,7 +157,8 @@ impl Worker {
         let opened = tokio::select! {
             biased;
             () = self.cut.cancelled() => return,
-            opened = tokio::time::timeout(offer.limits.handshake, open(offer, socket, peer, &reset)) => opened,
+            // Apart, because what a handshake needs is needed once and the connection stays.
+            opened = tokio::time::timeout(offer.limits.handshake, Box::pin(open(offer, socket, peer, &reset))) => opened,
         };
         let Ok(Ok((mut io, connection))) = opened else {
             tracing::debug!(listener = %offer.name, "a connection ended before its first request");
@@ -214,16 +218,17 @@ impl Worker {
                 .keep_alive_interval(Some(Duration::from_secs(20)))
                 .keep_alive_timeout(Duration::from_secs(10))
                 .serve_connection(io, service);
-            let mut connection = pin!(connection);
+            // Apart, so that the many connections of HTTP/1.1 need no room for it.
+            let mut connection = Box::pin(connection);
             self.until_over(watched, connection.as_mut(), http2::Connection::graceful_shutdown).await
         } else {
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(limits.idle.max(limits.head))
-                .max_buf_size(limits.head_bytes.max(8 * 1024))
-                .max_headers(limits.headers)
-                .serve_connection(io, service)
-                .with_upgrades();
+            // Slow heads and idleness are seen by the housekeeper, so that no call sets a timer.
+            let mut builder = http1::Builder::new();
+            builder.header_read_timeout(None).max_buf_size(limits.head_bytes.max(8 * 1024));
+            if limits.headers != HEADERS_OF_HYPER {
+                builder.max_headers(limits.headers);
+            }
+            let connection = builder.serve_connection(io, service).with_upgrades();
             let mut connection = pin!(connection);
             self.until_over(watched, connection.as_mut(), http1::UpgradeableConnection::graceful_shutdown).await
         };

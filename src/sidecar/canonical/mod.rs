@@ -309,9 +309,9 @@ fn check_name(name: &HeaderName, relaxations: Relaxations) -> Result<(), Malform
     if !text.bytes().any(|b| b == b'_' || b == b'x') {
         return Ok(());
     }
-    let dashed = text.replace('_', "-");
+    let dashed = if text.contains('_') { Cow::Owned(text.replace('_', "-")) } else { Cow::Borrowed(text) };
     let overrides = ["x-http-method-override", "x-http-method", "x-method-override"];
-    if overrides.contains(&dashed.as_str()) && !relaxations.method_override_allow {
+    if overrides.contains(&&*dashed) && !relaxations.method_override_allow {
         return Err(Malformed::MethodOverride);
     }
     let framing = [
@@ -325,7 +325,7 @@ fn check_name(name: &HeaderName, relaxations: Relaxations) -> Result<(), Malform
         "transfer-encoding",
         "upgrade",
     ];
-    if text.contains('_') && framing.contains(&dashed.as_str()) {
+    if text.contains('_') && framing.contains(&&*dashed) {
         return Err(Malformed::AliasedField);
     }
     Ok(())

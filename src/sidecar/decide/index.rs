@@ -40,6 +40,17 @@ impl Index {
         shard.find(hash, |entry| is(entry)).cloned()
     }
 
+    /// Whether there is an entry of that hash for which `is` says yes.
+    pub(super) fn has(&self, hash: u64, is: impl Fn(&Entry) -> bool) -> bool {
+        let shard = self.shard(hash).read().unwrap_or_else(PoisonError::into_inner);
+        shard.find(hash, |entry| is(entry)).is_some()
+    }
+
+    /// Whether there is no entry at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.iter().all(|shard| shard.read().unwrap_or_else(PoisonError::into_inner).is_empty())
+    }
+
     /// Adds an entry, whatever else has that hash. `hash_of` gives the hash of any entry, for when the shard grows.
     pub(super) fn insert(&self, hash: u64, entry: Arc<Entry>, hash_of: impl Fn(&Entry) -> u64) {
         let mut shard = self.shard(hash).write().unwrap_or_else(PoisonError::into_inner);

@@ -312,7 +312,7 @@ impl Decider {
         };
         let permit = Permit { registered: worker.register(subject, deadline), decider: Arc::clone(self) };
         // INVARIANT: register, then check, then act. From here on every change finds the call.
-        match permit.confirm() {
+        match permit.confirm_at(now) {
             Ok(()) => Ok(permit),
             // Something changed in between; what it was is told as it would have been told a moment later.
             Err(reason) => {

@@ -78,11 +78,26 @@ impl Permit {
     /// # Errors
     /// The reason for which the call must not go on.
     pub fn confirm(&self) -> Result<(), Reason> {
+        self.confirm_at(self.decider.clock.now())
+    }
+
+    /// As [`Permit::confirm`], with a reading of the clocks that was made for it.
+    pub(super) fn confirm_at(&self, now: Now) -> Result<(), Reason> {
         if let Some(reason) = self.registered.call().ended() {
             return Err(reason);
         }
-        let now = self.decider.clock.now();
         self.decider.verdict(self.subject(), &self.decider.table.locks(), now).map(|_| ())
+    }
+
+    /// [`Permit::confirm`] and then [`Permit::wait_at_most`].
+    ///
+    /// # Errors
+    /// The reason for which the call must not go on.
+    pub fn confirm_and_wait(&self, patience: Duration) -> Result<(), Reason> {
+        let now = self.decider.clock.now();
+        self.confirm_at(now)?;
+        self.registered.wait_until(now.uptime.plus(patience));
+        Ok(())
     }
 
     /// Why the call must end; if it need not yet, wakes `waker` when it must.

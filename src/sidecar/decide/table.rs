@@ -26,6 +26,9 @@ use crate::domain::time::Now;
 /// Most grants that one principal can hold on one backend; a call looks at each of them.
 pub const GRANTS_PER_PRINCIPAL_MAX: usize = 1024;
 
+/// From so many grants on both indexes are filled at once.
+const APART_MIN: usize = 10_000;
+
 /// All entries of one snapshot and what was added to it since.
 #[derive(Debug)]
 struct Indexes {
@@ -116,7 +119,7 @@ impl Table {
     }
 
     fn find_in(&self, indexes: &Indexes, id: &GrantId) -> Option<Arc<Entry>> {
-        indexes.by_id.find(self.id_hash(id), |entry| entry.id() == id)
+        find_hashed(indexes, self.id_hash(id), id)
     }
 
     /// Calls `look` with every grant of the principal on the backend, ended ones included. `look` runs under a read lock
@@ -182,19 +185,25 @@ impl Table {
         let new = Indexes::with_capacity(snapshot.grants.len(), snapshot.revision);
         let mut terms = self.terms();
         let mut known = Vec::new();
+        let mut entries = Vec::with_capacity(snapshot.grants.len());
+        let first = old.by_id.is_empty();
         for stated in snapshot.grants {
-            if self.find_in(&new, &stated.grant.id).is_some() {
-                return Err(Refused::Twice(stated.grant.id));
-            }
-            match self.find_in(&old, &stated.grant.id) {
+            let hash = self.id_hash(&stated.grant.id);
+            // At the start a million grants are not looked for where none can be.
+            match if first { None } else { find_hashed(&old, hash, &stated.grant.id) } {
                 Some(entry) => {
                     same_content(&entry, &stated.grant)?;
-                    self.insert(&new, Arc::clone(&entry))?;
+                    entries.push((hash, Arc::clone(&entry)));
                     known.push((entry, stated));
                 }
-                None => self.add(&new, &mut terms, stated, now)?,
+                None => {
+                    let shared = intern(&mut terms, &stated.grant);
+                    entries.push((hash, Arc::new(Entry::new(stated, shared, now))));
+                }
             }
         }
+        self.fill(&new, &entries)?;
+        drop(entries);
         // Nothing is refused from here on: first what both tables share, then the swap.
         for (entry, stated) in known {
             entry.narrow(&stated, now);
@@ -210,10 +219,12 @@ impl Table {
     /// Ends what the new table does not have, and keeps it there as a tombstone until it would have ended by itself.
     fn bury_the_missing(&self, old: &Indexes, new: &Indexes, now: Now) {
         old.by_id.each_of_all(|entry| {
-            if self.find_in(new, entry.id()).is_none() {
+            let hash = self.id_hash(entry.id());
+            if !new.by_id.has(hash, |other| other.id() == entry.id()) {
                 entry.end(GrantState::Revoked);
                 if !entry.is_over(now) {
-                    self.put(new, Arc::clone(entry));
+                    self.put_to_holder(new, self.hash_of_holder(entry), Arc::clone(entry));
+                    self.add_id(new, hash, Arc::clone(entry));
                 }
             }
         });
@@ -242,25 +253,57 @@ impl Table {
     }
 
     fn add(&self, indexes: &Indexes, terms: &mut AllTerms, stated: StatedGrant, now: Now) -> Result<(), Refused> {
+        let hash = self.id_hash(&stated.grant.id);
         let shared = intern(terms, &stated.grant);
-        self.insert(indexes, Arc::new(Entry::new(stated, shared, now)))
+        let entry = Arc::new(Entry::new(stated, shared, now));
+        self.add_to_holder(indexes, &entry)?;
+        self.add_id(indexes, hash, entry);
+        Ok(())
     }
 
-    fn insert(&self, indexes: &Indexes, entry: Arc<Entry>) -> Result<(), Refused> {
+    /// Puts entries, each with the hash of its id, into indexes that nobody sees yet. Very many go into both at once: what
+    /// takes the time is waiting for memory.
+    fn fill(&self, indexes: &Indexes, entries: &[(u64, Arc<Entry>)]) -> Result<(), Refused> {
+        let by_id = || {
+            entries.iter().try_for_each(|(hash, entry)| {
+                if indexes.by_id.has(*hash, |other| other.id() == entry.id()) {
+                    return Err(Refused::Twice(entry.id().clone()));
+                }
+                self.add_id(indexes, *hash, Arc::clone(entry));
+                Ok(())
+            })
+        };
+        let by_holder = || entries.iter().try_for_each(|(_, entry)| self.add_to_holder(indexes, entry));
+        if entries.len() < APART_MIN {
+            by_id()?;
+            return by_holder();
+        }
+        std::thread::scope(|scope| {
+            let ids = scope.spawn(by_id);
+            let holders = by_holder();
+            ids.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).and(holders)
+        })
+    }
+
+    fn add_to_holder(&self, indexes: &Indexes, entry: &Arc<Entry>) -> Result<(), Refused> {
+        let hash = self.hash_of_holder(entry);
         let mut held = 0;
-        indexes.by_holder.each(self.hash_of_holder(&entry), |other| {
+        indexes.by_holder.each(hash, |other| {
             held += usize::from(other.principal() == entry.principal() && other.backend() == entry.backend());
         });
         if held >= GRANTS_PER_PRINCIPAL_MAX {
             return Err(Refused::TooMany { principal: entry.principal().clone(), backend: entry.backend().clone() });
         }
-        self.put(indexes, entry);
+        self.put_to_holder(indexes, hash, Arc::clone(entry));
         Ok(())
     }
 
-    fn put(&self, indexes: &Indexes, entry: Arc<Entry>) {
-        indexes.by_id.insert(self.id_hash(entry.id()), Arc::clone(&entry), |entry| self.id_hash(entry.id()));
-        indexes.by_holder.insert(self.hash_of_holder(&entry), entry, |entry| self.hash_of_holder(entry));
+    fn put_to_holder(&self, indexes: &Indexes, hash: u64, entry: Arc<Entry>) {
+        indexes.by_holder.insert(hash, entry, |entry| self.hash_of_holder(entry));
+    }
+
+    fn add_id(&self, indexes: &Indexes, hash: u64, entry: Arc<Entry>) {
+        indexes.by_id.insert(hash, entry, |entry| self.id_hash(entry.id()));
     }
 
     fn hash_of_holder(&self, entry: &Entry) -> u64 {
@@ -270,6 +313,10 @@ impl Table {
     fn terms(&self) -> MutexGuard<'_, AllTerms> {
         self.terms.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn find_hashed(indexes: &Indexes, hash: u64, id: &GrantId) -> Option<Arc<Entry>> {
+    indexes.by_id.find(hash, |entry| entry.id() == id)
 }
 
 type AllTerms = HashSet<Arc<Terms>, ahash::RandomState>;

@@ -70,13 +70,12 @@ pub fn filter_head(
     if lease.is_some() && matches!(status.as_u16(), 401 | 407) {
         return Err(Reason::UpstreamAuthFailed);
     }
-    strip_hop_by_hop(headers);
-    headers.remove(header::PROXY_AUTHENTICATE);
+    strip(headers, |name| {
+        *name == header::PROXY_AUTHENTICATE
+            || (lease.is_some()
+                && (*name == header::WWW_AUTHENTICATE || (*name == header::SET_COOKIE && !rules.set_cookie_keep)))
+    });
     if let Some(lease) = lease {
-        headers.remove(header::WWW_AUTHENTICATE);
-        if !rules.set_cookie_keep {
-            headers.remove(header::SET_COOKIE);
-        }
         let leaks = |(_, value): (&HeaderName, &HeaderValue)| lease.is_in(value.as_bytes());
         if rules.leak_guard && headers.iter().any(leaks) {
             return Err(Reason::LeakGuard);
@@ -92,23 +91,22 @@ fn is_connection_authentication(headers: &HeaderMap) -> bool {
     })
 }
 
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if let Some(connection) = headers.get(header::CONNECTION) {
-        let named: SmallVec<[HeaderName; 2]> = connection
-            .as_bytes()
-            .split(|b| *b == b',')
-            .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(header::CONNECTION);
+/// Takes out what is for the connection and what `more` names, in one look over the fields.
+fn strip(headers: &mut HeaderMap, more: impl Fn(&HeaderName) -> bool) {
+    let mut out: SmallVec<[HeaderName; 4]> = SmallVec::new();
+    for value in headers.get_all(header::CONNECTION) {
+        let named = value.as_bytes().split(|b| *b == b',');
+        out.extend(named.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok()));
     }
-    for name in [header::TRANSFER_ENCODING, header::TRAILER, header::UPGRADE, header::TE] {
+    out.extend(headers.keys().filter(|name| is_hop_by_hop(name) || more(name)).cloned());
+    for name in out {
         headers.remove(name);
     }
-    headers.remove(HeaderName::from_static("keep-alive"));
-    headers.remove(HeaderName::from_static("proxy-connection"));
+}
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    matches!(*name, header::CONNECTION | header::TRANSFER_ENCODING | header::TRAILER | header::UPGRADE | header::TE)
+        || matches!(name.as_str(), "keep-alive" | "proxy-connection")
 }
 
 /// A body on its way to the caller.
@@ -134,7 +132,7 @@ pub enum Manner {
 pub struct Passing {
     inner: Incoming,
     permit: Permit,
-    record: CallRecord,
+    record: Box<CallRecord>,
     manner: Manner,
     reset: ResetSwitch,
     leak: Option<LeakScan>,
@@ -245,7 +243,7 @@ pub struct PassingParts {
     /// The permit it comes under.
     pub permit: Permit,
     /// The record of the call.
-    pub record: CallRecord,
+    pub record: Box<CallRecord>,
     /// How it says that it was cut.
     pub manner: Manner,
     /// The caller's connection.
@@ -293,7 +291,7 @@ impl DownstreamBody {
     ///
     /// # Errors
     /// Why the caller must not get it, and the record of the call.
-    pub async fn gather(self) -> Result<Self, (Reason, CallRecord)> {
+    pub async fn gather(self) -> Result<Self, (Reason, Box<CallRecord>)> {
         let Self::Passing(mut passing) = self else { return Ok(self) };
         let mut all = BytesMut::new();
         while !passing.over {

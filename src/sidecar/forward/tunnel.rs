@@ -82,7 +82,13 @@ pub fn close_frame(reason: Reason) -> Vec<u8> {
 }
 
 /// Relays until an end, and says which.
-pub async fn relay(caller: Upgraded, backend: Upgraded, permit: Permit, mut record: CallRecord, reset: ResetSwitch) {
+pub async fn relay(
+    caller: Upgraded,
+    backend: Upgraded,
+    permit: Permit,
+    mut record: Box<CallRecord>,
+    reset: ResetSwitch,
+) {
     permit.wait_for_ever();
     let (mut from_caller, mut to_caller) = tokio::io::split(TokioIo::new(caller));
     let (mut from_backend, mut to_backend) = tokio::io::split(TokioIo::new(backend));

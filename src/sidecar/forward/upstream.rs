@@ -139,8 +139,7 @@ impl Upstream {
         // it took is sent again only if doing it twice is doing it once, and only over a connection of its own.
         while let Some((sender, idle)) = pool.take(&key, self.timeouts.idle) {
             let spare = (idle >= FRESH).then(|| replay(&request)).flatten();
-            permit.confirm().map_err(SendError::Ended)?;
-            permit.wait_at_most(self.timeouts.first_byte);
+            permit.confirm_and_wait(self.timeouts.first_byte).map_err(SendError::Ended)?;
             match send_over(sender, request).await {
                 Ok((response, sender)) => return Ok(Answer { response, sender, key }),
                 Err(Failed::NotSent(back)) => request = *back,
@@ -156,8 +155,7 @@ impl Upstream {
         permit.wait_at_most(self.timeouts.connect);
         let sender = self.open(pool, &key).await.map_err(SendError::Unreachable)?;
         // INVARIANT: connecting takes time; what was decided before is decided again before the credential leaves.
-        permit.confirm().map_err(SendError::Ended)?;
-        permit.wait_at_most(self.timeouts.first_byte);
+        permit.confirm_and_wait(self.timeouts.first_byte).map_err(SendError::Ended)?;
         match send_over(sender, request).await {
             Ok((response, sender)) => Ok(Answer { response, sender, key }),
             Err(Failed::NotSent(_)) => {

@@ -63,10 +63,10 @@ pub struct CallRecord {
 }
 
 impl CallRecord {
-    /// Begins the record of a call that came in now.
-    pub fn begin(recorder: Arc<WorkerRecorder>, origin: Arc<Origin>, at: Timestamp, method: Method) -> Self {
+    /// Begins the record of a call that came in now. It is handed on many times, so it stays in one place.
+    pub fn begin(recorder: Arc<WorkerRecorder>, origin: Arc<Origin>, at: Timestamp, method: Method) -> Box<Self> {
         let id = recorder.next_id();
-        Self {
+        Box::new(Self {
             recorder,
             origin,
             id,
@@ -94,7 +94,7 @@ impl CallRecord {
             sent_at: None,
             upstream: Duration::ZERO,
             own: None,
-        }
+        })
     }
 
     /// The id under which the call is recorded.

@@ -166,7 +166,12 @@ fn read_lines(content: &[u8]) -> Result<Snapshot, DocumentError> {
         let Ok(read) = read else { return Err(DocumentError::new("the file", "it could not be read to its end")) };
         let mut read = read.map_err(|(line, error)| DocumentError::new(format!("line {}", lines + line + 1), error))?;
         snapshot.revision = read.revision.unwrap_or(snapshot.revision);
-        snapshot.grants.append(&mut read.grants);
+        if snapshot.grants.is_empty() {
+            // The first part is the longest there is to copy, so it is not copied.
+            snapshot.grants = read.grants;
+        } else {
+            snapshot.grants.append(&mut read.grants);
+        }
         snapshot.locks.append(&mut read.locks);
         lines += memchr::memchr_iter(b'\n', part).count();
     }

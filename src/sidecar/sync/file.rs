@@ -99,12 +99,18 @@ impl FileSource {
                 Err(FileError::Unsettled)
                     if self.decider.clock().now().uptime.since(began) < Duration::from_secs(1) =>
                 {
-                    std::thread::park_timeout(SETTLE);
+                    std::thread::park_timeout(self.left_to_settle());
                 }
                 Err(error) => return Err(error),
                 Ok(_) => return Ok(()),
             }
         }
+    }
+
+    /// How much longer the file must be left alone, as far as can be told.
+    fn left_to_settle(&self) -> Duration {
+        let age = Stamp::of(&self.settings.path).ok().and_then(|stamp| stamp.modified?.elapsed().ok());
+        age.map_or(SETTLE, |age| SETTLE.saturating_sub(age)).max(Duration::from_millis(1))
     }
 
     /// Looks at the file and puts it in force if it is another than before.
