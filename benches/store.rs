@@ -69,6 +69,7 @@ fn ask(number: u32, entitlement: &str) -> Command {
         resources: None,
         duration_seconds: None,
         uses: None,
+        renews: None,
         task: None,
         task_is_proven: false,
         justification: "a bench".into(),
