@@ -1,6 +1,6 @@
 //! Where the grants come from. The sole writer of the table, and the only one who says how fresh it is.
 //!
-//! A [`GrantSource`] is a file ([`file`]) or a feed of changes ([`feed`]), which the control plane in the same process is.
+//! A [`GrantSource`] is a file ([`file`](mod@file)) or a feed of changes ([`feed`]), which the control plane in the same process is.
 
 pub mod document;
 pub mod feed;
