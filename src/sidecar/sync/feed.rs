@@ -3,6 +3,7 @@
 //! The view is proved current whenever the feed was asked and everything up to its answer is in force. A feed that does
 //! not answer, or whose change cannot be applied, proves nothing: the view ages, and then everything is denied.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Changed, GrantSource, Work};
 use crate::domain::grant::{Grant, GrantState};
-use crate::domain::id::{GrantId, LockId, Revision};
+use crate::domain::id::{BackendName, GrantId, LockId, Revision};
 use crate::domain::lock::Lock;
+use crate::domain::principal::Principal;
 use crate::sidecar::decide::Decider;
-use crate::sidecar::decide::stated::{Snapshot, StatedGrant};
+use crate::sidecar::decide::stated::{Refused, Snapshot, StatedGrant};
+use crate::sidecar::decide::table::GRANTS_PER_PRINCIPAL_MAX;
 
 /// One change of what is in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,7 +71,8 @@ impl<F: Feed> FeedSource<F> {
 
     async fn begin(&mut self) -> Result<(), String> {
         let before = self.decider.clock().now().uptime;
-        let snapshot = self.feed.snapshot().await?;
+        let mut snapshot = self.feed.snapshot().await?;
+        leave_out_too_many(&mut snapshot);
         let (revision, locks) = (snapshot.revision, snapshot.locks.clone());
         tokio::task::block_in_place(|| self.decider.apply(snapshot)).map_err(|error| error.to_string())?;
         (self.revision, self.locks) = (revision, locks);
@@ -108,7 +112,11 @@ impl<F: Feed> FeedSource<F> {
         match change {
             Change::Grant(grant) => {
                 let stated = StatedGrant { grant: *grant, state: GrantState::Active };
-                self.decider.state(stated).map_err(|error| error.to_string())?;
+                match self.decider.state(stated) {
+                    // One holder of very many must not cost all others their view: this grant is not in force.
+                    Err(error @ Refused::TooMany { .. }) => tracing::warn!(%error, "a grant is not in force"),
+                    other => other.map_err(|error| error.to_string())?,
+                }
             }
             Change::End(id, state) => {
                 self.decider.end(&id, state);
@@ -161,6 +169,22 @@ impl<F: Feed> FeedSource<F> {
     }
 }
 
+/// Keeps what a holder may have on a backend, the newest first, and says so where that is not all.
+fn leave_out_too_many(snapshot: &mut Snapshot) {
+    let mut held: HashMap<(Principal, BackendName), usize> = HashMap::new();
+    let before = snapshot.grants.len();
+    snapshot.grants.reverse();
+    snapshot.grants.retain(|stated| {
+        let count = held.entry((stated.grant.principal.clone(), stated.grant.backend.clone())).or_default();
+        *count += 1;
+        *count <= GRANTS_PER_PRINCIPAL_MAX
+    });
+    let left_out = before - snapshot.grants.len();
+    if left_out > 0 {
+        tracing::warn!(left_out, most = GRANTS_PER_PRINCIPAL_MAX, "grants of holders of too many are not in force");
+    }
+}
+
 impl<F: Feed> GrantSource for FeedSource<F> {
     fn first(&mut self) -> Work<'_, Result<(), String>> {
         Box::pin(self.begin())
@@ -168,5 +192,37 @@ impl<F: Feed> GrantSource for FeedSource<F> {
 
     fn follow(self: Box<Self>, stop: CancellationToken, changed: Changed) -> Work<'static, ()> {
         Box::pin(self.run(stop, changed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::action::{ActionPattern, Scope};
+    use crate::domain::resource::ResourcePattern;
+    use crate::domain::time::{Timestamp, Window};
+
+    #[test]
+    fn a_holder_of_too_many_costs_nobody_else_a_grant() {
+        let scope = Scope::new(vec![ActionPattern::new("*").unwrap()], vec![ResourcePattern::new("**").unwrap()]);
+        let grant = |number: usize, who: &str| StatedGrant {
+            grant: Grant {
+                id: GrantId::new(&format!("g{number}")).unwrap(),
+                principal: Principal::token("https://idp.test", who).unwrap(),
+                backend: BackendName::new("b").unwrap(),
+                scope: Arc::new(scope.clone()),
+                window: Window { not_before: Timestamp::from_seconds(0), expires_at: Timestamp::MAX },
+                uses_max: None,
+                task: None,
+            },
+            state: GrantState::Active,
+        };
+        let many = (0..GRANTS_PER_PRINCIPAL_MAX + 5).map(|number| grant(number, "many"));
+        let grants = many.chain([grant(9_999, "other")]).collect();
+        let mut snapshot = Snapshot { grants, ..Snapshot::default() };
+        leave_out_too_many(&mut snapshot);
+        assert_eq!(snapshot.grants.len(), GRANTS_PER_PRINCIPAL_MAX + 1);
+        let has = |id: &str| snapshot.grants.iter().any(|stated| stated.grant.id.as_str() == id);
+        assert!(has("g9999") && has(&format!("g{}", GRANTS_PER_PRINCIPAL_MAX + 4)) && !has("g0") && !has("g4"));
     }
 }
