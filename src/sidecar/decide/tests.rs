@@ -329,11 +329,25 @@ fn equal_grants_are_put_in_one_order_everywhere() {
 
 #[test]
 fn one_id_twice_refuses_the_whole() {
-    let bench = Bench::new();
-    let twice = vec![grant("g1", "*", "**", 0, 2_000), grant("g1", "*", "**", 0, 2_000)];
-    let refused = bench.decider.apply(Snapshot { revision: Revision(1), grants: twice, locks: Vec::new() });
-    assert!(matches!(refused, Err(Refused::Twice(_))));
-    assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::NoGrant);
+    // Few are put in by one thread, many by two.
+    for many in [0, 10_000] {
+        let bench = Bench::new();
+        let other = |n| {
+            let mut other = grant(&format!("other{n}"), "*", "**", 0, 2_000);
+            other.grant.principal = principal(&format!("other{n}"));
+            other
+        };
+        let state = |last| {
+            let grants =
+                (0..many).map(other).chain([grant("g1", "*", "**", 0, 2_000), grant(last, "*", "**", 0, 2_000)]);
+            bench.decider.apply(Snapshot { revision: Revision(1), grants: grants.collect(), locks: Vec::new() })
+        };
+        assert!(matches!(state("g1"), Err(Refused::Twice(_))));
+        assert_eq!(bench.ask("queue.delete", ORDERS).unwrap_err(), Reason::NoGrant);
+        state("g2").unwrap();
+        assert!(bench.ask("queue.delete", ORDERS).is_ok());
+        assert_eq!(bench.decider.table().entries().len(), many + 2);
+    }
 }
 
 #[test]
