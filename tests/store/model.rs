@@ -60,6 +60,7 @@ fn any_actor() -> impl Strategy<Value = Principal> {
 
 fn any_documents() -> impl Strategy<Value = Command> {
     let one = prop_oneof![
+        (1u32..4).prop_map(|most| principal("bots", "bo*", json!({"groups": ["bots"], "grants_max": most}))),
         any::<bool>().prop_map(|disabled| principal(
             "agent",
             "agent",
@@ -86,15 +87,23 @@ fn any_ask(numbers: std::ops::Range<u32>) -> impl Strategy<Value = Command> {
         "steps",
         "forbidden",
     ]);
-    let with = (prop::option::of(0u32..3), prop::option::of((0u32..3, 0u32..2)), prop::option::of(60u64..900));
-    (numbers, entitlement, with, any::<bool>()).prop_map(|(number, entitlement, (of, said, duration), owned)| {
-        let mut ask = asking(number, entitlement);
-        ask.task = of.map(task);
-        ask.duration_seconds = duration;
-        ask.idempotency = said.and_then(|(name, digest)| key(&format!("k{name}"), &format!("d{digest}")));
-        ask.subject = owned.then(|| who("agent")).filter(|_| number % 5 == 0);
-        Command::Ask(Box::new(ask))
-    })
+    let with = (
+        prop::option::of(0u32..3),
+        prop::option::of((0u32..3, 0u32..2)),
+        prop::option::of(60u64..900),
+        prop::option::weighted(0.2, (0u32..12).prop_map(|number| grant(number, 0))),
+    );
+    (numbers, entitlement, with, any::<bool>()).prop_map(
+        |(number, entitlement, (of, said, duration, renews), owned)| {
+            let mut ask = asking(number, entitlement);
+            ask.task = of.map(task);
+            ask.duration_seconds = duration;
+            ask.renews = renews;
+            ask.idempotency = said.and_then(|(name, digest)| key(&format!("k{name}"), &format!("d{digest}")));
+            ask.subject = owned.then(|| who("agent")).filter(|_| number % 5 == 0);
+            Command::Ask(Box::new(ask))
+        },
+    )
 }
 
 fn any_narrower() -> impl Strategy<Value = Narrower> {

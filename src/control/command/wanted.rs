@@ -11,8 +11,9 @@ impl Command {
             Self::Ask(ask) => {
                 let subject = ask.subject.as_ref().unwrap_or(actor);
                 wanted.held.insert((subject.clone(), ask.entitlement.clone()));
-                wanted.tasks.extend(ask.task.clone());
+                wanted.holders.insert(subject.clone());
                 wanted.grants.extend(ask.renews.clone());
+                wanted.tasks.extend(ask.task.clone());
                 wanted.keys.extend(ask.idempotency.as_ref().map(|key| (actor.clone(), key.key.clone())));
             }
             Self::Approve { request, .. } | Self::Deny { request, .. } | Self::Cancel { request, .. } => {

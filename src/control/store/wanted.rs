@@ -18,6 +18,8 @@ pub struct Wanted {
     pub keys: BTreeSet<(Principal, String)>,
     /// Uses of grants.
     pub uses: BTreeSet<(GrantId, String)>,
+    /// How many active grants a principal holds.
+    pub holders: BTreeSet<Principal>,
     /// How many of an entitlement a principal has.
     pub held: BTreeSet<(Principal, EntitlementName)>,
 }

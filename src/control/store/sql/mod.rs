@@ -176,6 +176,7 @@ through! {
     request(id: &RequestId) -> Option<RequestRow>;
     grant(id: &GrantId) -> Option<GrantRow>;
     held(principal: &Principal, entitlement: &EntitlementName) -> u32;
+    holds(principal: &Principal, most: u32) -> u32;
     idempotent(caller: &Principal, key: &str) -> Option<Idempotent>;
     used(grant: &GrantId, use_id: &str) -> bool;
     task(reference: &TaskRef) -> Option<Task>;

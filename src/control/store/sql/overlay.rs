@@ -79,6 +79,7 @@ pub(super) struct Overlay {
     pub(super) keys: HashMap<(Principal, String), Option<Idempotent>>,
     pub(super) uses: HashMap<(GrantId, String), bool>,
     pub(super) held: HashMap<(Principal, EntitlementName), u32>,
+    pub(super) holders: HashMap<Principal, u32>,
     rest: Flush,
 }
 
@@ -100,14 +101,16 @@ impl Overlay {
                 let id = row.request.id.clone();
                 let before = self.requests.get(&id).flatten().is_some_and(|row| row.elevation.is_pending());
                 let key = (row.request.subject.clone(), row.request.entitlement.clone());
-                self.count(key, before, row.elevation.is_pending());
+                count(self.held.get_mut(&key), before, row.elevation.is_pending());
                 self.requests.write(id, *row);
             }
             Write::Grant(row) => {
                 let id = row.grant.id.clone();
                 let active = |row: &GrantRow| row.state == GrantState::Active;
                 let before = self.grants.get(&id).flatten().is_some_and(|row| active(&row));
-                self.count((row.grant.principal.clone(), row.entitlement.clone()), before, active(&row));
+                let key = (row.grant.principal.clone(), row.entitlement.clone());
+                count(self.held.get_mut(&key), before, active(&row));
+                count(self.holders.get_mut(&key.0), before, active(&row));
                 self.grants.write(id, *row);
             }
             Write::Task(task) => self.tasks.write(task.reference.clone(), task),
@@ -133,13 +136,6 @@ impl Overlay {
         None
     }
 
-    /// Keeps the count of what is held right, where it is known.
-    fn count(&mut self, key: (Principal, EntitlementName), before: bool, after: bool) {
-        if let Some(held) = self.held.get_mut(&key) {
-            *held = held.saturating_add(u32::from(after)).saturating_sub(u32::from(before));
-        }
-    }
-
     /// Everything that waits; it waits no more.
     pub(super) fn flush(&mut self) -> Flush {
         Flush {
@@ -148,5 +144,12 @@ impl Overlay {
             tasks: take(&mut self.tasks.waiting).into_values().map(|waiting| waiting.row).collect(),
             ..take(&mut self.rest)
         }
+    }
+}
+
+/// Keeps a count of what is held right, where it is known.
+fn count(held: Option<&mut u32>, before: bool, after: bool) {
+    if let Some(held) = held {
+        *held = held.saturating_add(u32::from(after)).saturating_sub(u32::from(before));
     }
 }

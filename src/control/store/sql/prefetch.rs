@@ -116,6 +116,23 @@ async fn pairs(connection: &mut AnyConnection, overlay: &mut Overlay, mut wanted
         overlay.uses.entry(key).or_insert(false);
     }
 
+    wanted.holders.retain(|principal| !overlay.holders.contains_key(principal));
+    let keys: Vec<_> = wanted.holders.iter().map(|principal| vec![principal.as_str()]).collect();
+    let sql = |keys: &str| {
+        format!(
+            "SELECT principal, COUNT(*) AS held FROM grants WHERE state = 'active' AND principal IN ({keys}) GROUP BY principal"
+        )
+    };
+    ask(connection, &keys, sql, |row| {
+        let principal = Principal::parse(&text(row, "principal")?).map_err(not_ours)?;
+        overlay.holders.insert(principal, u32::try_from(number(row, "held")?).unwrap_or(u32::MAX));
+        Ok(())
+    })
+    .await?;
+    for principal in wanted.holders {
+        overlay.holders.entry(principal).or_insert(0);
+    }
+
     // Counted once here and then kept right by every write: it is only right where nothing waits to be written.
     wanted.held.retain(|key| !overlay.held.contains_key(key));
     let keys: Vec<_> = wanted.held.iter().map(|(who, what)| vec![who.as_str(), what.as_str()]).collect();

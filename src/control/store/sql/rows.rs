@@ -93,6 +93,17 @@ impl Rows for On<'_> {
         Ok(u32::try_from(held.unwrap_or(0)).unwrap_or(u32::MAX))
     }
 
+    async fn holds(&mut self, principal: &Principal, most: u32) -> Read<u32> {
+        let rows = all!(
+            self,
+            "SELECT COUNT(*) AS held FROM (SELECT id FROM grants WHERE state = 'active' AND principal = $1 LIMIT $2) AS held",
+            principal.as_str().to_owned(),
+            i64::from(most)
+        );
+        let held = rows.first().map(|row| number(row, "held")).transpose()?;
+        Ok(u32::try_from(held.unwrap_or(0)).unwrap_or(u32::MAX))
+    }
+
     async fn idempotent(&mut self, caller: &Principal, key: &str) -> Read<Option<Idempotent>> {
         let rows = all!(
             self,

@@ -182,6 +182,15 @@ impl Rows for SqlTransaction<'_> {
         Ok(held)
     }
 
+    async fn holds(&mut self, principal: &Principal, most: u32) -> Read<u32> {
+        if let Some(held) = self.overlay.holders.get(principal) {
+            return Ok((*held).min(most));
+        }
+        let held = self.flush().await?.holds(principal, u32::MAX).await?;
+        self.overlay.holders.insert(principal.clone(), held);
+        Ok(held.min(most))
+    }
+
     async fn idempotent(&mut self, caller: &Principal, key: &str) -> Read<Option<Idempotent>> {
         let known = (caller.clone(), key.to_owned());
         if let Some(used) = self.overlay.keys.get(&known) {
