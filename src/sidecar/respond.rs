@@ -103,17 +103,17 @@ fn problem(reason: Reason, status: StatusCode, context: Context<'_>) -> Value {
     if let (Some(action), Some(resource)) = (context.action, context.resource) {
         problem["action"] = action.as_str().into();
         problem["resource"] = resource.to_string().into();
-        if context.denial.is_some() {
+        if kind == "elevation-required" {
             problem["detail"] = format!("{action} on {resource} is not covered by an active grant").into();
         }
     }
+    problem["next"] = json!({ "action": next(reason) });
     if let Some(denial) = context.denial {
         let reasons: Vec<&str> = denial.reasons.iter().map(|reason| reason.as_str()).collect();
         problem["decision"] = json!({
             "decision": false,
             "context": { "evaluation_id": context.evaluation, "reason": reason.as_str(), "reasons": reasons },
         });
-        problem["next"] = json!({ "action": next(reason) });
         if let Some(grant) = &denial.grant {
             problem["grant"] = grant.as_str().into();
         }
@@ -124,7 +124,8 @@ fn problem(reason: Reason, status: StatusCode, context: Context<'_>) -> Value {
     problem
 }
 
-/// What an agent that was refused does best: file a request, try the same call again later, or neither.
+/// What an agent that was refused does best: file a request, try the same call again later, or neither. By the reason alone:
+/// a permit that ends on the way to the backend leads to the same step as a denial.
 fn next(reason: Reason) -> &'static str {
     match reason {
         Reason::NoGrant
@@ -133,7 +134,13 @@ fn next(reason: Reason) -> &'static str {
         | Reason::Exhausted
         | Reason::Released
         | Reason::Revoked => "request",
-        Reason::NotYet | Reason::StaleSource | Reason::AuditUnavailable => "retry",
+        Reason::NotYet
+        | Reason::StaleSource
+        | Reason::AuditUnavailable
+        | Reason::KeysUnavailable
+        | Reason::Draining
+        | Reason::CredentialUnavailable
+        | Reason::UpstreamUnreachable => "retry",
         _ => "none",
     }
 }
