@@ -147,14 +147,30 @@ impl Hub {
 
     pub(super) fn join(&self, session: Arc<Session>) {
         let mut inner = self.write();
-        // A process that connects again has one session.
-        inner.sessions.retain(|known| known.sidecar != session.sidecar || known.boot_id != session.boot_id);
+        // A process that connects again has one session, which goes on from the evidence of the one before. What counts as
+        // open may have been opened after it: streams of one process come here in any order.
+        inner.sessions.retain(|known| {
+            let is_gone = known.is_of_process(&session) && !known.is_connected();
+            if is_gone {
+                session.inherit(known);
+            }
+            !is_gone
+        });
         inner.sessions.push(session);
     }
 
     pub(super) fn leave(&self, session: &Arc<Session>, now: Uptime) {
         session.close();
-        self.write().sessions.retain(|known| known.is_connected() || known.fresh_until().plus(REMEMBER) > now);
+        let mut inner = self.write();
+        let heir = inner.sessions.iter().find(|known| known.is_of_process(session) && known.is_connected()).cloned();
+        if let Some(heir) = &heir {
+            heir.inherit(session);
+        }
+        inner.sessions.retain(|known| {
+            let is_inherited = heir.is_some() && Arc::ptr_eq(known, session);
+            !is_inherited && (known.is_connected() || known.fresh_until().plus(REMEMBER) > now)
+        });
+        drop(inner);
         self.note_ack();
     }
 

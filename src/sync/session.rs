@@ -96,6 +96,16 @@ impl Session {
         self.proved.fetch_max(asked.as_micros(), Ordering::AcqRel);
     }
 
+    /// Whether both are sessions of one process.
+    pub(super) fn is_of_process(&self, other: &Self) -> bool {
+        self.sidecar == other.sidecar && self.boot_id == other.boot_id
+    }
+
+    /// A process that connects again has the evidence that it had: it may serve on it.
+    pub(super) fn inherit(&self, from: &Self) {
+        self.proved.fetch_max(from.proved.load(Ordering::Acquire), Ordering::AcqRel);
+    }
+
     pub(super) fn close(&self) {
         self.connected.store(false, Ordering::Release);
     }

@@ -1,0 +1,10 @@
+//! Sidecars that follow control planes over the network: what is heard is in force, what is not proved is denied.
+
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::disallowed_methods)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod follow;
+mod hostile;
+mod server;
