@@ -38,10 +38,11 @@ use crate::sidecar::plane::Plane;
 use crate::sidecar::record::{self, Recorder};
 use crate::sidecar::worker::Worker;
 use crate::sync::GrantSource;
+use crate::sync::client::Status;
 use crate::telemetry::admin::Readiness;
 use crate::telemetry::metrics::Metrics;
 use clock::SystemClock;
-use source::Beside;
+use source::{Beside, Opened};
 
 /// What the parts of a running program share.
 #[derive(Clone)]
@@ -54,6 +55,8 @@ struct Parts {
     metrics: Metrics,
     readiness: Readiness,
     addresses: Arc<[Option<SocketAddr>]>,
+    /// What the source of grants shows of itself, where it is followed over the network.
+    source: Option<Arc<Status>>,
 }
 
 /// A running sidecar. Dropping it without [`Running::stop`] cuts everything at once.
@@ -100,7 +103,7 @@ async fn start_beside(config: Config, beside: Option<Beside>) -> anyhow::Result<
         Arc::clone(&clock),
     )?;
     let decider = Decider::new(Arc::clone(&clock), config.grants.staleness_max, workers);
-    let source = source::open(&config, &decider, beside).await?;
+    let Opened { source, status } = source::open(&config, &decider, beside).await?;
 
     let parts = Parts {
         config: Arc::new(ArcSwap::from_pointee(config)),
@@ -111,6 +114,7 @@ async fn start_beside(config: Config, beside: Option<Beside>) -> anyhow::Result<
         metrics,
         readiness: Readiness::new(),
         addresses,
+        source: status,
     };
     let mut running = Running {
         parts,

@@ -76,6 +76,11 @@ fn status(parts: &Parts) -> Value {
         "ready": ready,
         "conditions": readiness["conditions"],
         "revision": table.revision().0,
+        "source": parts.source.as_ref().map(|source| json!({
+            "connected": source.is_connected(),
+            "reconnects": source.reconnects(),
+            "clock_offset_seconds": source.clock_offset_seconds(),
+        })),
         "view_age_seconds": parts.decider.freshness().age(now).map(|age| age.as_secs_f64()),
         "grants": by_state,
         "locks": census.locks,

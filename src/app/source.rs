@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, anyhow};
 use tokio::sync::watch;
 
-use crate::config::{Config, GrantSource as Configured};
+use crate::config::{Config, GrantSource as Configured, OnStale};
 use crate::control::store::sql::SqlStore;
 use crate::control::store::{Change as Kept, Changes as KeptChanges, Head, Page, Rows, Store};
 use crate::domain::grant::GrantState;
@@ -15,28 +15,66 @@ use crate::domain::view::{Change, Snapshot, StatedGrant};
 use crate::sidecar::decide::Decider;
 use crate::sidecar::sync::file::{FileSettings, FileSource};
 use crate::sidecar::sync::sink::TableSink;
+use crate::sync::client::{ControlSource, Status, Upstreams};
 use crate::sync::feed::{Changes, Feed, FeedSource};
+use crate::sync::follower::About;
 use crate::sync::{GrantSource, Work};
 
 /// The configured source, with its first view in force.
-pub(super) async fn open(
-    config: &Config,
-    decider: &Arc<Decider>,
-    beside: Option<Beside>,
-) -> anyhow::Result<Box<dyn GrantSource>> {
-    let (mut source, what): (Box<dyn GrantSource>, String) = match (&config.grants.source, beside) {
+pub(super) struct Opened {
+    /// The source.
+    pub(super) source: Box<dyn GrantSource>,
+    /// What it shows of itself, where it is followed over the network.
+    pub(super) status: Option<Arc<Status>>,
+}
+
+impl Opened {
+    fn near(source: impl GrantSource + 'static) -> Self {
+        Self { source: Box::new(source), status: None }
+    }
+}
+
+pub(super) async fn open(config: &Config, decider: &Arc<Decider>, beside: Option<Beside>) -> anyhow::Result<Opened> {
+    let sink = || Arc::new(TableSink::new(Arc::clone(decider)));
+    let clock = Arc::clone(decider.clock());
+    let (mut opened, what) = match (&config.grants.source, beside) {
         (Configured::File { file, poll }, _) => {
             let settings = FileSettings { path: file.clone(), poll: *poll };
-            (Box::new(FileSource::new(settings, Arc::clone(decider))), format!("grants file {}", file.display()))
+            let source = FileSource::new(settings, Arc::clone(decider));
+            (Opened::near(source), format!("grants file {}", file.display()))
         }
         (Configured::Control, Some(beside)) => {
-            let (sink, clock) = (Arc::new(TableSink::new(Arc::clone(decider))), Arc::clone(decider.clock()));
-            (Box::new(FeedSource::new(beside, sink, clock)), "the control plane's grants".to_owned())
+            (Opened::near(FeedSource::new(beside, sink(), clock)), "the control plane's grants".to_owned())
         }
         (Configured::Control, None) => return Err(anyhow!("there is no control plane in this process")),
+        (Configured::Remote { servers, first_view }, _) => {
+            let upstreams = Upstreams::open(servers.clone()).context("grants.control.tls")?;
+            let patience = (config.grants.staleness_max, *first_view);
+            let source = ControlSource::new(upstreams, about(config)?, sink(), clock, patience);
+            let status = Some(source.status());
+            (Opened { source: Box::new(source), status }, "grants.control".to_owned())
+        }
     };
-    source.first().await.map_err(|error| anyhow!(error)).with_context(|| what)?;
-    Ok(source)
+    opened.source.first().await.map_err(|error| anyhow!(error)).with_context(|| what)?;
+    Ok(opened)
+}
+
+/// What this sidecar says of itself.
+fn about(config: &Config) -> anyhow::Result<About> {
+    let has_bound = config.backends.iter().all(|backend| backend.on_stale == OnStale::Deny);
+    Ok(About {
+        backends: config.backends.iter().map(|backend| backend.name.clone()).collect(),
+        boot_id: boot_id()?,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        staleness_max: has_bound.then_some(config.grants.staleness_max),
+    })
+}
+
+/// Tells this process from all others of the same identity.
+fn boot_id() -> anyhow::Result<String> {
+    let mut random = [0; 8];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| anyhow!("the system has no random bytes"))?;
+    Ok(format!("{:016x}", u64::from_le_bytes(random)))
 }
 
 /// The control plane in the same process, as a feed: its store is read, its engine says when.

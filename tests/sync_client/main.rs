@@ -5,6 +5,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod certificates;
 mod follow;
 mod hostile;
 mod server;
+mod sidecar;

@@ -20,6 +20,7 @@ mod tests;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -80,6 +81,8 @@ pub struct BackendRules {
     pub baselines: Vec<Baseline>,
     /// What granted calls are done with.
     pub credential: Option<CredentialSlot>,
+    /// Whether grants hold until their own ends though the view of them is stale.
+    pub serve_stale: bool,
 }
 
 /// What is to be decided.
@@ -136,7 +139,12 @@ pub struct Decider {
     freshness: Freshness,
     calls: LiveCalls<Subject>,
     clock: Arc<dyn Clock>,
+    /// How far the clock by which grants are decided is ahead of this machine's at most, in microseconds.
+    ahead: AtomicI64,
 }
+
+/// A smaller difference of the clocks is not worth a walk over all grants.
+const AHEAD_STEP_MICROS: u64 = 100_000;
 
 /// The running calls of one worker.
 pub type Worker = WorkerCalls<Subject>;
@@ -149,6 +157,7 @@ impl Decider {
             freshness: Freshness::new(staleness_max),
             calls: LiveCalls::new(workers),
             clock,
+            ahead: AtomicI64::new(0),
         })
     }
 
@@ -172,6 +181,28 @@ impl Decider {
         &self.clock
     }
 
+    /// The clock by which grants are decided is ahead of this machine's by so much at most: grants end by the later one.
+    pub fn ahead(&self, by: Duration) {
+        let by = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
+        let before = self.ahead.load(Ordering::Acquire);
+        if by.abs_diff(before) <= AHEAD_STEP_MICROS {
+            return;
+        }
+        self.ahead.store(by, Ordering::Release);
+        if by > before {
+            // What was stated before this was known would end too late.
+            self.table.anchor_again(self.now_at_source());
+            self.recheck();
+        }
+    }
+
+    /// Now, with the wall clock of the source where that is ahead.
+    fn now_at_source(&self) -> Now {
+        let now = self.clock.now();
+        let ahead = Duration::from_micros(self.ahead.load(Ordering::Acquire).unsigned_abs());
+        Now { wall: now.wall.plus(ahead), ..now }
+    }
+
     /// The registry of the next worker.
     pub fn worker(&self) -> Worker {
         self.calls.worker()
@@ -182,7 +213,7 @@ impl Decider {
     /// # Errors
     /// [`Refused`]; everything is as it was.
     pub fn apply(&self, snapshot: Snapshot) -> Result<(), Refused> {
-        self.table.apply(snapshot, self.clock.now())?;
+        self.table.apply(snapshot, self.now_at_source())?;
         self.recheck();
         Ok(())
     }
@@ -192,7 +223,7 @@ impl Decider {
     /// # Errors
     /// [`Refused`]; everything is as it was.
     pub fn state(&self, stated: StatedGrant) -> Result<(), Refused> {
-        self.table.upsert(stated, self.clock.now())?;
+        self.table.upsert(stated, self.now_at_source())?;
         self.recheck();
         Ok(())
     }
@@ -205,7 +236,7 @@ impl Decider {
         if let Some(locks) = locks {
             self.table.set_locks(locks);
         }
-        let now = self.clock.now();
+        let now = self.now_at_source();
         let applied = changes.into_iter().try_for_each(|change| match change {
             Change::Grant(grant) => {
                 match self.table.upsert(StatedGrant { grant: *grant, state: GrantState::Active }, now) {
@@ -301,10 +332,13 @@ impl Decider {
         if matches!(subject.basis, Basis::Observed(_)) {
             return Ok(until);
         }
-        if !self.freshness.is_fresh(now) {
+        if self.freshness.is_fresh(now) {
+            until = until.min(self.freshness.stale_from());
+        } else if subject.backend.serve_stale && subject.grant().is_some() {
+            subject.stale.store(true, Ordering::Relaxed);
+        } else {
             return Err(Reason::StaleSource);
         }
-        until = until.min(self.freshness.stale_from());
         if let Basis::Grant(entry) = &subject.basis {
             match entry.state(now) {
                 // A call that took the last use may finish.
@@ -340,6 +374,7 @@ impl Decider {
             resource: question.resource.clone(),
             task: question.task.cloned(),
             basis,
+            stale: AtomicBool::new(false),
         };
         let permit = Permit { registered: worker.register(subject, deadline), decider: Arc::clone(self) };
         // INVARIANT: register, then check, then act. From here on every change finds the call.
@@ -366,7 +401,9 @@ impl Decider {
             Basis::Observed(_) => until,
             Basis::Baseline(_) => until.min(self.freshness.stale_from()),
             Basis::Grant(entry) => {
-                until.min(self.freshness.stale_from()).min(now.uptime.plus(entry.window().remaining(now)))
+                let until = until.min(now.uptime.plus(entry.window().remaining(now)));
+                // Already stale, and let pass all the same: there is nothing to come before the grant's own end.
+                if self.freshness.is_fresh(now) { until.min(self.freshness.stale_from()) } else { until }
             }
         }
     }
@@ -385,10 +422,11 @@ impl Decider {
             return Err(Denial { message: Some(lock.message.clone()), ..Denial::of(Reason::Lock) });
         }
         let Some(action) = question.action else { return Err(Denial::of(Reason::UnmappedAction)) };
-        if !self.freshness.is_fresh(now) {
+        let is_fresh = self.freshness.is_fresh(now);
+        if !is_fresh && !question.backend.serve_stale {
             return Err(Denial::of(Reason::StaleSource));
         }
-        for (place, baseline) in question.backend.baselines.iter().enumerate() {
+        for (place, baseline) in question.backend.baselines.iter().enumerate().filter(|_| is_fresh) {
             if baseline.principals.contains(question.principal)
                 && baseline.scope.covers(&action.name, question.resource)
             {
@@ -398,6 +436,7 @@ impl Decider {
         loop {
             let search = self.search(question, action, subject, &locks, now);
             match search.best {
+                None if !is_fresh => return Err(Denial::of(Reason::StaleSource)),
                 None => return Err(search.into_denial()),
                 Some(entry) if !take || entry.take_use() => return Ok(Basis::Grant(entry)),
                 // Another call took the last use in between; whatever else covers the call may still do.

@@ -177,6 +177,8 @@ pub struct Outcome<'a> {
     pub grant: Option<&'a GrantId>,
     pub task: Option<&'a TaskRef>,
     pub decision: Decision,
+    /// Let go on although the view of the grants was stale.
+    pub stale: bool,
     pub reason: Reason,
     pub detail: Option<&'a str>,
     pub reasons: &'a [Reason],
