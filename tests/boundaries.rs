@@ -32,6 +32,7 @@ const SIDECAR: Table = &[
     ("canonical", &["fields", "reason"]),
     ("resolve", &["canonical", "reason"]),
     ("decide", &["reason", "resolve"]),
+    ("consume", &["decide", "reason"]),
     ("credential", &["decide"]),
     ("inject", &["credential", "fields"]),
     // An answer's body carries the permit that can end it and the record of its end.
@@ -45,6 +46,7 @@ const SIDECAR: Table = &[
         &[
             "accept",
             "canonical",
+            "consume",
             "credential",
             "decide",
             "forward",

@@ -26,7 +26,7 @@ use crate::control::document::{API_VERSION, BackendSpec, Class, Document, Kind, 
 use crate::control::engine::Engine;
 use crate::control::store::sql::SqlStore;
 use crate::domain::principal::Principal;
-use crate::domain::time::{Clock, Timestamp};
+use crate::domain::time::Clock;
 use crate::identity::Verifier;
 use crate::sidecar::accept::tls::Tls;
 use crate::telemetry::admin::{Admin, Readiness};
@@ -38,7 +38,6 @@ pub struct RunningControl {
     token_file: PathBuf,
     engine: Engine,
     store: Arc<SqlStore>,
-    began: Timestamp,
     upkeep: CancellationToken,
     serving: CancellationToken,
     served: tokio::task::JoinHandle<()>,
@@ -56,7 +55,6 @@ pub async fn start_control(config: &ControlConfig) -> anyhow::Result<RunningCont
 /// As [`start_control`]; `more` is declared with the configured documents, which come before it where both name a thing.
 async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyhow::Result<RunningControl> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let began = clock.now().wall;
     let control = &config.control;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -101,7 +99,7 @@ async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyh
         }),
     });
     let served = tokio::spawn(api::serve::serve(listener, router, tls, serving.clone(), config.drain_timeout));
-    let running = RunningControl { address, token_file, engine, store, began, upkeep, serving, served, tasks };
+    let running = RunningControl { address, token_file, engine, store, upkeep, serving, served, tasks };
     let mut documents = documents(&control.documents)?;
     for document in more {
         let same = |d: &Document| d.kind == document.kind && d.metadata.name == document.metadata.name;
@@ -144,7 +142,7 @@ impl RunningControl {
 
     /// The grants of this control plane, for the sidecar beside it.
     fn feed(&self) -> Beside {
-        Beside::new(Arc::clone(&self.store), self.engine.head(), self.began)
+        Beside::new(Arc::clone(&self.store), self.engine.clone())
     }
 
     /// Stops: no new connection, calls finish until the configured deadline, what waits is written.

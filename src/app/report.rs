@@ -96,6 +96,7 @@ fn status(parts: &Parts) -> Value {
 
 fn grants(parts: &Parts) -> Value {
     let now = parts.clock.now();
+    let counts = parts.decider.counts();
     let mut entries = parts.decider.table().entries();
     let total = entries.len();
     entries.sort_by(|a, b| a.id().cmp(b.id()));
@@ -119,7 +120,8 @@ fn grants(parts: &Parts) -> Value {
                 "not_before": window.not_before.to_string(),
                 "expires_at": window.expires_at.to_string(),
                 "uses_max": uses_max,
-                "uses_left": uses_max.map(|max| max.saturating_sub(uses)),
+                // Where others count, only they know.
+                "uses_left": uses_max.filter(|_| counts).map(|max| max.saturating_sub(uses)),
                 "task": entry.task().map(|task| task.as_str()),
             })
         })

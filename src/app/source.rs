@@ -1,21 +1,27 @@
 //! Where this process takes its grants from: a file, or the control plane beside it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::sync::watch;
 
 use crate::config::{Config, GrantSource as Configured, OnStale};
+use crate::control::catalogue::LOCAL_ADMIN;
+use crate::control::command::Command;
+use crate::control::engine::Engine;
 use crate::control::store::sql::SqlStore;
 use crate::control::store::{Change as Kept, Changes as KeptChanges, Head, Page, Rows, Store};
 use crate::domain::grant::GrantState;
-use crate::domain::id::Revision;
-use crate::domain::time::Timestamp;
+use crate::domain::id::{GrantId, Revision};
+use crate::domain::principal::Principal;
 use crate::domain::view::{Change, Snapshot, StatedGrant};
+use crate::sidecar::consume::remote::Remote;
+use crate::sidecar::consume::{Counter, Counting};
 use crate::sidecar::decide::Decider;
 use crate::sidecar::sync::file::{FileSettings, FileSource};
 use crate::sidecar::sync::sink::TableSink;
-use crate::sync::client::{ControlSource, Status, Upstreams};
+use crate::sync::client::{ControlSource, Status, Upstreams, Use};
 use crate::sync::feed::{Changes, Feed, FeedSource};
 use crate::sync::follower::About;
 use crate::sync::{GrantSource, Work};
@@ -26,12 +32,19 @@ pub(super) struct Opened {
     pub(super) source: Box<dyn GrantSource>,
     /// What it shows of itself, where it is followed over the network.
     pub(super) status: Option<Arc<Status>>,
+    /// Who counts the uses of counted grants.
+    pub(super) counting: Counting,
 }
 
 impl Opened {
-    fn near(source: impl GrantSource + 'static) -> Self {
-        Self { source: Box::new(source), status: None }
+    fn near(source: impl GrantSource + 'static, counting: Counting) -> Self {
+        Self { source: Box::new(source), status: None, counting }
     }
+}
+
+/// Whether this process counts the uses of counted grants itself: nobody else can where they come from a file.
+pub(super) fn counts(config: &Config) -> bool {
+    matches!(config.grants.source, Configured::File { .. })
 }
 
 pub(super) async fn open(config: &Config, decider: &Arc<Decider>, beside: Option<Beside>) -> anyhow::Result<Opened> {
@@ -41,18 +54,21 @@ pub(super) async fn open(config: &Config, decider: &Arc<Decider>, beside: Option
         (Configured::File { file, poll }, _) => {
             let settings = FileSettings { path: file.clone(), poll: *poll };
             let source = FileSource::new(settings, Arc::clone(decider));
-            (Opened::near(source), format!("grants file {}", file.display()))
+            (Opened::near(source, Counting::Local), format!("grants file {}", file.display()))
         }
         (Configured::Control, Some(beside)) => {
-            (Opened::near(FeedSource::new(beside, sink(), clock)), "the control plane's grants".to_owned())
+            let counting = Counting::Remote(Arc::new(beside.counter()));
+            let source = FeedSource::new(beside, sink(), clock);
+            (Opened::near(source, counting), "the control plane's grants".to_owned())
         }
         (Configured::Control, None) => return Err(anyhow!("there is no control plane in this process")),
         (Configured::Remote { servers, first_view }, _) => {
             let upstreams = Upstreams::open(servers.clone()).context("grants.control.tls")?;
             let patience = (config.grants.staleness_max, *first_view);
+            let counting = Counting::Remote(Arc::new(Remote::new(Arc::clone(&upstreams))));
             let source = ControlSource::new(upstreams, about(config)?, sink(), clock, patience);
             let status = Some(source.status());
-            (Opened { source: Box::new(source), status }, "grants.control".to_owned())
+            (Opened { source: Box::new(source), status, counting }, "grants.control".to_owned())
         }
     };
     opened.source.first().await.map_err(|error| anyhow!(error)).with_context(|| what)?;
@@ -81,18 +97,22 @@ fn boot_id() -> anyhow::Result<String> {
 #[derive(Debug)]
 pub(super) struct Beside {
     store: Arc<SqlStore>,
+    engine: Engine,
     head: watch::Receiver<Head>,
-    since: Timestamp,
 }
 
 /// Rows of one page of a snapshot, and changes of one answer.
 const PAGE: u32 = 1_000;
 
 impl Beside {
-    /// Counted grants from before `since` are stated as used up: how often they were used, only the process knew that
-    /// used them, and a use that is not known is lost rather than given twice.
-    pub(super) fn new(store: Arc<SqlStore>, head: watch::Receiver<Head>, since: Timestamp) -> Self {
-        Self { store, head, since }
+    pub(super) fn new(store: Arc<SqlStore>, engine: Engine) -> Self {
+        let head = engine.head();
+        Self { store, engine, head }
+    }
+
+    /// The same control plane, to count uses.
+    fn counter(&self) -> BesideCounter {
+        BesideCounter { store: Arc::clone(&self.store), engine: self.engine.clone() }
     }
 
     async fn read_all(&self) -> Result<Snapshot, String> {
@@ -105,11 +125,8 @@ impl Beside {
             let found = rows.grants(&page).await.map_err(text)?;
             let Some(last) = found.last() else { return Ok(snapshot) };
             page.after = Some(last.grant.id.to_string());
-            snapshot.grants.extend(found.into_iter().map(|row| {
-                let is_lost = row.grant.uses_max.is_some() && row.created_at < self.since;
-                let state = if is_lost { GrantState::Exhausted } else { GrantState::Active };
-                StatedGrant { grant: row.grant, state }
-            }));
+            let stated = found.into_iter().map(|row| StatedGrant { grant: row.grant, state: GrantState::Active });
+            snapshot.grants.extend(stated);
         }
     }
 
@@ -149,6 +166,42 @@ impl Feed for Beside {
                 // The engine stopped; what is committed can still be read.
                 std::future::pending::<()>().await;
             }
+        })
+    }
+}
+
+/// The control plane in the same process, asked for uses as it would be over the network.
+#[derive(Debug)]
+struct BesideCounter {
+    store: Arc<SqlStore>,
+    engine: Engine,
+}
+
+/// How long a call waits for its use.
+const USE_WITHIN: Duration = Duration::from_secs(5);
+
+impl BesideCounter {
+    async fn consume(&self, grant: &GrantId, use_id: &str) -> Result<Use, String> {
+        let actor = Principal::parse(LOCAL_ADMIN).map_err(|error| error.to_string())?;
+        let command = Command::Consume { grant: grant.clone(), use_id: use_id.to_owned() };
+        match self.engine.run(actor, command).await {
+            Ok(_) => Ok(Use::Taken),
+            Err(refusal) if refusal.code == "ended" => {
+                let mut rows = self.store.view().await.map_err(|error| error.to_string())?;
+                let row = rows.grant(grant).await.map_err(|error| error.to_string())?;
+                let is_exhausted = row.is_some_and(|row| row.state == GrantState::Exhausted);
+                Ok(if is_exhausted { Use::Exhausted } else { Use::Ended })
+            }
+            Err(refusal) => Err(refusal.detail),
+        }
+    }
+}
+
+impl Counter for BesideCounter {
+    fn take<'a>(&'a self, grant: &'a GrantId, use_id: &'a str) -> Work<'a, Result<Use, String>> {
+        Box::pin(async move {
+            let asked = tokio::time::timeout(USE_WITHIN, self.consume(grant, use_id)).await;
+            asked.unwrap_or_else(|_| Err("the control plane did not answer in time".to_owned()))
         })
     }
 }

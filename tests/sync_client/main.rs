@@ -6,6 +6,7 @@
 mod common;
 
 mod certificates;
+mod counted;
 mod follow;
 mod hostile;
 mod server;

@@ -141,6 +141,8 @@ pub struct Decider {
     clock: Arc<dyn Clock>,
     /// How far the clock by which grants are decided is ahead of this machine's at most, in microseconds.
     ahead: AtomicI64,
+    /// Whether uses are counted here.
+    counts: bool,
 }
 
 /// A smaller difference of the clocks is not worth a walk over all grants.
@@ -150,9 +152,15 @@ const AHEAD_STEP_MICROS: u64 = 100_000;
 pub type Worker = WorkerCalls<Subject>;
 
 impl Decider {
-    /// A decider that permits nothing until a source states grants.
+    /// A decider that permits nothing until a source states grants. It counts the uses of counted grants itself.
     pub fn new(clock: Arc<dyn Clock>, staleness_max: Duration, workers: usize) -> Arc<Self> {
+        Self::counting(clock, staleness_max, workers, true)
+    }
+
+    /// As [`Decider::new`]; where it does not count, a permit on a counted grant needs a use that somebody else counts.
+    pub fn counting(clock: Arc<dyn Clock>, staleness_max: Duration, workers: usize, counts: bool) -> Arc<Self> {
         Arc::new(Self {
+            counts,
             table: Table::new(),
             freshness: Freshness::new(staleness_max),
             calls: LiveCalls::new(workers),
@@ -169,6 +177,11 @@ impl Decider {
     /// How fresh the view is.
     pub fn freshness(&self) -> &Freshness {
         &self.freshness
+    }
+
+    /// Whether the uses of counted grants are counted here.
+    pub fn counts(&self) -> bool {
+        self.counts
     }
 
     /// The calls that run.
@@ -352,7 +365,7 @@ impl Decider {
         Ok(until)
     }
 
-    /// Decides one call. Takes a use of a counted grant; it is never given back.
+    /// Decides one call. Takes a use of a counted grant, where these are counted here; it is never given back.
     ///
     /// # Errors
     /// A [`Denial`] with every reason that was met.
@@ -360,11 +373,35 @@ impl Decider {
         let now = self.clock.now();
         let basis = match self.basis_of(&question, now, true) {
             Ok(basis) => basis,
-            Err(denial) if question.backend.mode == Mode::Observe && denial.reason != Reason::Lock => {
-                Basis::Observed(denial)
-            }
-            Err(denial) => return Err(denial),
+            Err(denial) => observed(&question, denial)?,
         };
+        self.permit(worker, question, basis, now)
+    }
+
+    /// Decides a call that no grant may carry for a reason met after the decision: it is denied, or let pass where the
+    /// backend is only observed.
+    ///
+    /// # Errors
+    /// The [`Denial`].
+    pub fn decide_without(
+        self: &Arc<Self>,
+        worker: &Worker,
+        question: Question<'_>,
+        reason: Reason,
+        grant: Option<&GrantId>,
+    ) -> Result<Permit, Denial> {
+        let denial = Denial { grant: grant.cloned(), ..Denial::of(reason) };
+        let basis = observed(&question, denial)?;
+        self.permit(worker, question, basis, self.clock.now())
+    }
+
+    fn permit(
+        self: &Arc<Self>,
+        worker: &Worker,
+        question: Question<'_>,
+        basis: Basis,
+        now: Now,
+    ) -> Result<Permit, Denial> {
         let deadline = self.deadline(&basis, question.identity, now);
         let subject = Subject {
             principal: question.principal.clone(),
@@ -438,7 +475,7 @@ impl Decider {
             match search.best {
                 None if !is_fresh => return Err(Denial::of(Reason::StaleSource)),
                 None => return Err(search.into_denial()),
-                Some(entry) if !take || entry.take_use() => return Ok(Basis::Grant(entry)),
+                Some(entry) if !take || !self.counts || entry.take_use() => return Ok(Basis::Grant(entry)),
                 // Another call took the last use in between; whatever else covers the call may still do.
                 Some(_) => {}
             }
@@ -482,5 +519,14 @@ impl Decider {
             search.refuse(reason, entry);
         });
         search
+    }
+}
+
+/// What is only observed is let pass, unless a lock stops it.
+fn observed(question: &Question<'_>, denial: Denial) -> Result<Basis, Denial> {
+    if question.backend.mode == Mode::Observe && denial.reason != Reason::Lock {
+        Ok(Basis::Observed(denial))
+    } else {
+        Err(denial)
     }
 }

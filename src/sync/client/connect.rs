@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -60,7 +60,11 @@ pub struct Upstreams {
     addresses: Vec<Address>,
     tls: Option<Arc<ClientTls>>,
     next: AtomicUsize,
+    /// The connection that is used besides the stream's own.
+    open: Mutex<Option<(Address, Client)>>,
 }
+
+type Client = PolicySyncClient<Channel>;
 
 impl Upstreams {
     /// Reads the certificate; begins at a random address.
@@ -70,7 +74,7 @@ impl Upstreams {
     pub fn open(servers: Servers) -> Result<Arc<Self>, TlsError> {
         let tls = servers.tls.map(ClientTls::open).transpose()?.map(Arc::new);
         let next = AtomicUsize::new(usize::try_from(random()).unwrap_or(0));
-        Ok(Arc::new(Self { addresses: servers.addresses, tls, next }))
+        Ok(Arc::new(Self { addresses: servers.addresses, tls, next, open: Mutex::default() }))
     }
 
     /// The address that is asked now.
@@ -85,8 +89,28 @@ impl Upstreams {
         }
     }
 
+    /// The connection that is open, or a new one to the address that is asked now.
+    pub(super) async fn connected(&self) -> Result<(Address, Client), String> {
+        let open = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((address, client)) = &*open()
+            && address == self.address()
+        {
+            return Ok((address.clone(), client.clone()));
+        }
+        let address = self.address().clone();
+        let connected = self.connect(&address).await.inspect_err(|_| self.leave(&address))?;
+        *open() = Some((address.clone(), connected.clone()));
+        Ok((address, connected))
+    }
+
+    /// Lets go of a connection that is of no use, and has another address asked.
+    pub(super) fn disconnect(&self, address: &Address) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).take_if(|(open, _)| open == address);
+        self.leave(address);
+    }
+
     /// Connects to an address. Nothing is sent before the server's certificate is verified.
-    pub(super) async fn connect(&self, address: &Address) -> Result<PolicySyncClient<Channel>, String> {
+    pub(super) async fn connect(&self, address: &Address) -> Result<Client, String> {
         let invalid = |error: tonic::transport::Error| error.to_string();
         let tls = self.tls.as_ref().map(|tls| tls.current());
         let scheme = if tls.is_some() { "https" } else { "http" };

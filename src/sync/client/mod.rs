@@ -8,6 +8,7 @@ mod connect;
 mod outgoing;
 mod status;
 mod tls;
+mod uses;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use outgoing::Outgoing;
 use status::Offset;
 pub use status::Status;
 pub use tls::{TlsError, TlsSettings};
+pub use uses::Use;
 
 /// How soon everything happens; all of it follows from how old a view may be.
 #[derive(Debug, Clone, Copy)]
