@@ -106,7 +106,7 @@ async fn start_beside(config: Config, beside: Option<Beside>) -> anyhow::Result<
     )?;
     let counts = source::counts(&config);
     let decider = Decider::counting(Arc::clone(&clock), config.grants.staleness_max, workers, counts);
-    let Opened { source, status, counting } = source::open(&config, &decider, beside).await?;
+    let Opened { source, status, counting } = source::open(&config, &decider, &recorder, beside).await?;
 
     let parts = Parts {
         config: Arc::new(ArcSwap::from_pointee(config)),

@@ -19,9 +19,10 @@ use crate::domain::view::{Change, Snapshot, StatedGrant};
 use crate::sidecar::consume::remote::Remote;
 use crate::sidecar::consume::{Counter, Counting};
 use crate::sidecar::decide::Decider;
+use crate::sidecar::record::{Recorder, Used};
 use crate::sidecar::sync::file::{FileSettings, FileSource};
 use crate::sidecar::sync::sink::TableSink;
-use crate::sync::client::{ControlSource, Status, Upstreams, Use};
+use crate::sync::client::{Activity, ControlSource, Status, Upstreams, Use, Uses};
 use crate::sync::feed::{Changes, Feed, FeedSource};
 use crate::sync::follower::About;
 use crate::sync::{GrantSource, Work};
@@ -47,7 +48,12 @@ pub(super) fn counts(config: &Config) -> bool {
     matches!(config.grants.source, Configured::File { .. })
 }
 
-pub(super) async fn open(config: &Config, decider: &Arc<Decider>, beside: Option<Beside>) -> anyhow::Result<Opened> {
+pub(super) async fn open(
+    config: &Config,
+    decider: &Arc<Decider>,
+    recorder: &Arc<Recorder>,
+    beside: Option<Beside>,
+) -> anyhow::Result<Opened> {
     let sink = || Arc::new(TableSink::new(Arc::clone(decider)));
     let clock = Arc::clone(decider.clock());
     let (mut opened, what) = match (&config.grants.source, beside) {
@@ -67,12 +73,23 @@ pub(super) async fn open(config: &Config, decider: &Arc<Decider>, beside: Option
             let patience = (config.grants.staleness_max, *first_view);
             let counting = Counting::Remote(Arc::new(Remote::new(Arc::clone(&upstreams))));
             let source = ControlSource::new(upstreams, about(config)?, sink(), clock, patience);
+            let source = source.telling(uses(recorder));
             let status = Some(source.status());
             (Opened { source: Box::new(source), status, counting }, "grants.control".to_owned())
         }
     };
     opened.source.first().await.map_err(|error| anyhow!(error)).with_context(|| what)?;
     Ok(opened)
+}
+
+/// What calls were carried out under each grant.
+fn uses(recorder: &Arc<Recorder>) -> Uses {
+    recorder.count_uses();
+    let recorder = Arc::clone(recorder);
+    Arc::new(move || {
+        let uses = recorder.take_uses().into_iter();
+        uses.map(|Used { grant, last, calls }| Activity { grant, last, calls }).collect()
+    })
 }
 
 /// What this sidecar says of itself.

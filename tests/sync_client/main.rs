@@ -11,3 +11,4 @@ mod follow;
 mod hostile;
 mod server;
 mod sidecar;
+mod told;

@@ -131,11 +131,14 @@ impl Upstreams {
         Ok(PolicySyncClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX))
     }
 
-    /// Warns of what is about to make connections impossible.
-    pub(super) fn look(&self, now: Timestamp) {
-        if let Some(tls) = &self.tls {
-            tls.look(now);
+    /// Warns of what is about to make connections impossible; returns whether the certificate is another than the one
+    /// that was shown last.
+    pub(super) fn look(&self, now: Timestamp) -> bool {
+        let is_new = self.tls.as_ref().is_some_and(|tls| tls.look(now));
+        if is_new {
+            self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
+        is_new
     }
 }
 

@@ -4,6 +4,7 @@
 //! pings are not answered proves nothing, so the view ages and everything is denied in the end. Nothing here decides
 //! that: it only connects, waits, and passes on.
 
+mod activity;
 mod connect;
 mod outgoing;
 mod status;
@@ -28,6 +29,8 @@ use crate::domain::view::{Change, Snapshot};
 use crate::wire::v1;
 use crate::wire::v1::server_frame::Frame;
 
+use activity::Telling;
+pub use activity::{Activity, Uses};
 pub use connect::{Address, Servers, Upstreams};
 use outgoing::Outgoing;
 use status::Offset;
@@ -70,6 +73,9 @@ const ACK_EVERY: Duration = Duration::from_millis(50);
 
 /// Pings that others ask for.
 const ASKED_EVERY: Duration = Duration::from_millis(20);
+
+/// How long the last frames are waited for.
+const FAREWELL_WITHIN: Duration = Duration::from_millis(500);
 
 /// Grants of one snapshot; a server that states more is not believed.
 const GRANTS_MAX: usize = 4_000_000;
@@ -163,6 +169,7 @@ pub struct ControlSource {
     pace: Pace,
     status: Arc<Status>,
     asks: Option<Arc<Hub>>,
+    telling: Option<Telling>,
     link: Option<Link>,
     offset: Offset,
     failures: u32,
@@ -190,6 +197,7 @@ impl ControlSource {
             pace: Pace::new(staleness_max, first),
             status: Arc::default(),
             asks: None,
+            telling: None,
             link: None,
             offset: Offset::default(),
             failures: 0,
@@ -206,6 +214,13 @@ impl ControlSource {
         self
     }
 
+    /// Has the source tell how often grants are used.
+    #[must_use]
+    pub fn telling(mut self, uses: Uses) -> Self {
+        self.telling = Some(Telling::new(uses));
+        self
+    }
+
     /// What it shows of itself.
     pub fn status(&self) -> Arc<Status> {
         Arc::clone(&self.status)
@@ -217,7 +232,12 @@ impl ControlSource {
             let now = Instant::now();
             if now >= self.look {
                 self.look = now + tls::LOOK_EVERY;
-                self.upstreams.look(self.clock.now().wall);
+                let is_renewed = self.upstreams.look(self.clock.now().wall);
+                if is_renewed && self.link.is_some() {
+                    // The server lets a stream live no longer than the certificate that it began with.
+                    self.farewell().await;
+                    self.status.closed();
+                }
             }
             let outcome = match &mut self.link {
                 Some(_) => self.step(changed).await,
@@ -264,7 +284,8 @@ impl ControlSource {
         let silent = link.heard + self.pace.silence;
         // A snapshot that is still coming says nothing that could be proved.
         let unproved = if is_whole { link.proved + self.pace.unproved } else { silent };
-        let due = link.ack.into_iter().chain([link.ping, silent, unproved, self.look]).min().unwrap_or(silent);
+        let more = link.ack.into_iter().chain(self.telling.as_ref().map(|telling| telling.due));
+        let due = more.chain([link.ping, silent, unproved, self.look]).min().unwrap_or(silent);
         let frame = tokio::select! {
             biased;
             () = tokio::time::sleep_until(due) => return self.tick(silent, unproved),
@@ -305,7 +326,21 @@ impl ControlSource {
         if link.ack.is_some_and(|at| now >= at) {
             link.acknowledge(&mut self.follower);
         }
+        if let Some(telling) = self.telling.as_mut().filter(|telling| now >= telling.due) {
+            telling.tell(&link.out);
+        }
         Ok(())
+    }
+
+    /// Tells what is left to be told, and ends the stream in good order.
+    async fn farewell(&mut self) {
+        let Some(mut link) = self.link.take() else { return };
+        if let Some(telling) = &mut self.telling {
+            telling.tell(&link.out);
+        }
+        drop(link.out);
+        let read = async { while let Ok(Some(_)) = link.frames.message().await {} };
+        let _ = tokio::time::timeout(FAREWELL_WITHIN, read).await;
     }
 
     fn take(&mut self, frame: v1::ServerFrame, changed: &(dyn Fn() + Send + Sync)) -> Result<(), Lost> {
@@ -427,6 +462,7 @@ impl GrantSource for ControlSource {
                 () = stop.cancelled() => {}
                 () = self.keep(&*changed, false) => {}
             }
+            self.farewell().await;
         })
     }
 }

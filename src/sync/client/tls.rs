@@ -1,7 +1,7 @@
 //! How a source is verified and what is shown to it: files, read again for each connection.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::client::Resumption;
@@ -61,29 +61,41 @@ impl ClientTls {
 
     /// What the next connection uses: the files as they are, or as they last were good.
     pub(super) fn current(&self) -> Arc<ClientConfig> {
-        let mut held = self.read.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = &held.contents;
-        let now = contents(&self.settings)
-            .and_then(|now| if now == *known { Ok(None) } else { read(&self.settings, now).map(Some) });
-        match now {
-            Ok(Some(now)) => {
-                tracing::info!(file = %self.settings.certificate.display(), "the certificate shown to the source changed");
-                *held = now;
-                self.say(String::new());
-            }
-            Ok(None) => self.say(String::new()),
-            Err(error) => self.say(format!("the last good certificate towards the source stays: {error}")),
-        }
-        Arc::clone(&held.config)
+        self.reload();
+        Arc::clone(&self.held().config)
     }
 
-    /// Warns, once, of a certificate whose last fifth has begun: whoever renews it should have done so.
-    pub(super) fn look(&self, now: Timestamp) {
-        let (from, until) = self.read.lock().unwrap_or_else(PoisonError::into_inner).lifetime;
-        let left = until.since(now);
-        if left < until.since(from) / 5 {
+    /// Looks at the files; returns whether they are others than before. Warns, once, of a certificate whose last fifth has
+    /// begun: whoever renews it should have done so.
+    pub(super) fn look(&self, now: Timestamp) -> bool {
+        let is_new = self.reload();
+        let (from, until) = self.held().lifetime;
+        if until.since(now) < until.since(from) / 5 {
             let file = self.settings.certificate.display();
             self.say(format!("the certificate {file} ends {until}; without a new one the source will refuse us"));
+        }
+        is_new
+    }
+
+    fn held(&self) -> MutexGuard<'_, Read> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reload(&self) -> bool {
+        let mut held = self.held();
+        let now = contents(&self.settings)
+            .and_then(|now| if now == held.contents { Ok(None) } else { read(&self.settings, now).map(Some) });
+        match now {
+            Ok(Some(now)) => {
+                tracing::info!(file = %self.settings.certificate.display(), "what is shown to the source changed");
+                *held = now;
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                self.say(format!("the last good certificate towards the source stays: {error}"));
+                false
+            }
         }
     }
 
@@ -146,3 +158,45 @@ fn lifetime(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> 
 
 /// How often the certificate's age is looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(folder: &Path, names: [&str; 3], until: i32) -> TlsSettings {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["sidecar.test".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        let certificate = params.self_signed(&key).unwrap().pem();
+        let [first, second, third] = names.map(|name| folder.join(name));
+        std::fs::write(&first, &certificate).unwrap();
+        std::fs::write(&second, key.serialize_pem()).unwrap();
+        std::fs::write(&third, &certificate).unwrap();
+        TlsSettings { certificate: first, key: second, ca: third }
+    }
+
+    fn said(tls: &ClientTls) -> String {
+        tls.said.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn files_that_change_are_used_files_that_are_broken_are_not_and_an_end_is_foretold() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = ["a.crt", "a.key", "ca.crt"];
+        let tls = ClientTls::open(write(folder.path(), names, 2030)).unwrap();
+        let now = Timestamp::parse("2027-01-01T00:00:00Z").unwrap();
+        let first = tls.current();
+        assert!(!tls.look(now) && Arc::ptr_eq(&first, &tls.current()));
+        write(folder.path(), names, 2040);
+        assert!(tls.look(now), "it says so, for streams that began with the old one");
+        let second = tls.current();
+        assert!(!Arc::ptr_eq(&first, &second) && said(&tls).is_empty());
+        std::fs::write(folder.path().join("a.key"), "nonsense").unwrap();
+        assert!(!tls.look(now) && Arc::ptr_eq(&second, &tls.current()));
+        assert!(said(&tls).contains("a.key"), "{}", said(&tls));
+        write(folder.path(), names, 2028);
+        assert!(tls.look(Timestamp::parse("2027-11-01T00:00:00Z").unwrap()));
+        assert!(said(&tls).contains("a.crt ends 2028-01-01"), "{}", said(&tls));
+    }
+}

@@ -71,11 +71,11 @@ impl Upstreams {
         match failed.code() {
             // Asked again, or elsewhere, it says the same.
             Code::PermissionDenied
-            | Code::Unauthenticated
             | Code::InvalidArgument
             | Code::NotFound
             | Code::FailedPrecondition
             | Code::Unimplemented => Err(Failed::Said(why)),
+            // `Unauthenticated` too: the certificate may have ended with which this connection began.
             _ => {
                 self.disconnect(&address);
                 Err(Failed::Silent(why))
