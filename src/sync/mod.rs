@@ -13,6 +13,7 @@ pub mod enforce;
 pub mod feed;
 pub mod follower;
 pub mod hub;
+pub mod relay;
 pub mod session;
 pub mod stream;
 

@@ -9,6 +9,7 @@ mod certificates;
 mod counted;
 mod follow;
 mod hostile;
+mod relay;
 mod server;
 mod sidecar;
 mod told;

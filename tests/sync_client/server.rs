@@ -65,19 +65,29 @@ impl Server {
     }
 
     pub fn start_at(address: SocketAddr, tls: Option<Arc<ServerConfig>>) -> Self {
+        let server = Self::open(address, tls);
+        let asked = Arc::clone(&server.hub);
+        server.runtime.as_ref().unwrap().spawn(async move {
+            loop {
+                asked.asked().await;
+                asked.prove(asked.clock().now().uptime);
+            }
+        });
+        server
+    }
+
+    /// One that proves nothing by itself: a source does that.
+    pub fn relaying() -> Self {
+        Self::open("127.0.0.1:0".parse().unwrap(), None)
+    }
+
+    fn open(address: SocketAddr, tls: Option<Arc<ServerConfig>>) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let (hub, manner) = (Arc::new(Hub::new(clock)), Arc::new(Manner::default()));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         // Whoever had the address a moment ago may still be about to give it up.
         let listener = wait_for("the address", || runtime.block_on(TcpListener::bind(address)).ok());
         let address = listener.local_addr().unwrap();
-        let asked = Arc::clone(&hub);
-        runtime.spawn(async move {
-            loop {
-                asked.asked().await;
-                asked.prove(asked.clock().now().uptime);
-            }
-        });
         let service = Service { hub: Arc::clone(&hub), manner: Arc::clone(&manner) };
         runtime.spawn(accept(listener, tls, service));
         Self { address, hub, manner, runtime: Some(runtime) }

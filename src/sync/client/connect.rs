@@ -61,10 +61,18 @@ pub struct Upstreams {
     tls: Option<Arc<ClientTls>>,
     next: AtomicUsize,
     /// The connection that is used besides the stream's own.
-    open: Mutex<Option<(Address, Client)>>,
+    open: Mutex<Option<Open>>,
 }
 
 type Client = PolicySyncClient<Channel>;
+
+/// A connection that is kept, and what it was begun with.
+#[derive(Debug)]
+struct Open {
+    address: Address,
+    certificate: u64,
+    client: Client,
+}
 
 impl Upstreams {
     /// Reads the certificate; begins at a random address.
@@ -92,20 +100,22 @@ impl Upstreams {
     /// The connection that is open, or a new one to the address that is asked now.
     pub(super) async fn connected(&self) -> Result<(Address, Client), String> {
         let open = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((address, client)) = &*open()
-            && address == self.address()
+        let certificate = self.certificate();
+        if let Some(known) = &*open()
+            && known.address == *self.address()
+            && known.certificate == certificate
         {
-            return Ok((address.clone(), client.clone()));
+            return Ok((known.address.clone(), known.client.clone()));
         }
         let address = self.address().clone();
-        let connected = self.connect(&address).await.inspect_err(|_| self.leave(&address))?;
-        *open() = Some((address.clone(), connected.clone()));
-        Ok((address, connected))
+        let client = self.connect(&address).await.inspect_err(|_| self.leave(&address))?;
+        *open() = Some(Open { address: address.clone(), certificate: self.certificate(), client: client.clone() });
+        Ok((address, client))
     }
 
     /// Lets go of a connection that is of no use, and has another address asked.
     pub(super) fn disconnect(&self, address: &Address) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).take_if(|(open, _)| open == address);
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).take_if(|open| open.address == *address);
         self.leave(address);
     }
 
@@ -131,14 +141,16 @@ impl Upstreams {
         Ok(PolicySyncClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX))
     }
 
-    /// Warns of what is about to make connections impossible; returns whether the certificate is another than the one
-    /// that was shown last.
-    pub(super) fn look(&self, now: Timestamp) -> bool {
-        let is_new = self.tls.as_ref().is_some_and(|tls| tls.look(now));
-        if is_new {
-            self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+    /// Looks whether the certificate changed, and warns of what is about to make connections impossible.
+    pub(super) fn look(&self, now: Timestamp) {
+        if let Some(tls) = &self.tls {
+            tls.look(now);
         }
-        is_new
+    }
+
+    /// Changes whenever the certificate that is shown does.
+    pub(super) fn certificate(&self) -> u64 {
+        self.tls.as_ref().map_or(0, |tls| tls.changes())
     }
 }
 

@@ -123,6 +123,8 @@ impl Sink for Proving {
 /// An open stream.
 struct Link {
     address: Address,
+    /// With which certificate it was opened.
+    certificate: u64,
     out: Outgoing,
     frames: Streaming<v1::ServerFrame>,
     heard: Instant,
@@ -168,7 +170,7 @@ pub struct ControlSource {
     clock: Arc<dyn Clock>,
     pace: Pace,
     status: Arc<Status>,
-    asks: Option<Arc<Hub>>,
+    behind: Option<Arc<Hub>>,
     telling: Option<Telling>,
     link: Option<Link>,
     offset: Offset,
@@ -196,7 +198,7 @@ impl ControlSource {
             clock,
             pace: Pace::new(staleness_max, first),
             status: Arc::default(),
-            asks: None,
+            behind: None,
             telling: None,
             link: None,
             offset: Offset::default(),
@@ -207,10 +209,11 @@ impl ControlSource {
         }
     }
 
-    /// Has the source asked for evidence whenever somebody who follows `hub` asks for it.
+    /// Has the source asked for evidence whenever somebody who follows `hub` asks for it. What is enforced behind the hub it
+    /// does not know, so it acknowledges nothing: the origin counts it as one that may not know yet.
     #[must_use]
-    pub fn asked_by(mut self, hub: Arc<Hub>) -> Self {
-        self.asks = Some(hub);
+    pub fn relaying(mut self, hub: Arc<Hub>) -> Self {
+        self.behind = Some(hub);
         self
     }
 
@@ -232,8 +235,9 @@ impl ControlSource {
             let now = Instant::now();
             if now >= self.look {
                 self.look = now + tls::LOOK_EVERY;
-                let is_renewed = self.upstreams.look(self.clock.now().wall);
-                if is_renewed && self.link.is_some() {
+                self.upstreams.look(self.clock.now().wall);
+                let shown = self.upstreams.certificate();
+                if self.link.as_ref().is_some_and(|link| link.certificate != shown) {
                     // The server lets a stream live no longer than the certificate that it began with.
                     self.farewell().await;
                     self.status.closed();
@@ -254,6 +258,8 @@ impl ControlSource {
 
     async fn open(&mut self) -> Result<(), Lost> {
         let address = self.upstreams.address().clone();
+        self.upstreams.look(self.clock.now().wall);
+        let certificate = self.upstreams.certificate();
         let opening = async {
             let mut client = self.upstreams.connect(&address).await.map_err(Lost::Unreachable)?;
             let (out, said) = Outgoing::new();
@@ -270,9 +276,19 @@ impl ControlSource {
             }
         };
         let now = Instant::now();
-        let (heard, proved, pinged, ping) = (now, now, now, now);
-        let asked = VecDeque::new();
-        self.link = Some(Link { address, out, frames, heard, proved, pinged, ping, ack: None, asked, grants: 0 });
+        self.link = Some(Link {
+            address,
+            certificate,
+            out,
+            frames,
+            heard: now,
+            proved: now,
+            pinged: now,
+            ping: now,
+            ack: None,
+            asked: VecDeque::new(),
+            grants: 0,
+        });
         self.status.opened();
         Ok(())
     }
@@ -289,7 +305,7 @@ impl ControlSource {
         let frame = tokio::select! {
             biased;
             () = tokio::time::sleep_until(due) => return self.tick(silent, unproved),
-            () = asked(self.asks.as_deref()) => {
+            () = asked(self.behind.as_deref()) => {
                 link.ping = link.ping.min((link.pinged + ASKED_EVERY).max(Instant::now()));
                 return Ok(());
             }
@@ -368,13 +384,13 @@ impl ControlSource {
         if let Some(reply) = reply {
             link.out.send(reply);
         }
-        if self.follower.held() != held {
-            link.ack.get_or_insert(link.heard + ACK_EVERY);
-            if held.is_none() {
-                link.proved = link.heard;
-            }
+        if self.follower.held() != held && held.is_none() {
+            link.proved = link.heard;
         }
-        if ended {
+        if self.follower.held() != held && self.behind.is_none() {
+            link.ack.get_or_insert(link.heard + ACK_EVERY);
+        }
+        if ended && self.behind.is_none() {
             link.acknowledge(&mut self.follower);
         }
         if self.sink.proofs() != proofs {

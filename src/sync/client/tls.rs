@@ -42,6 +42,7 @@ struct Read {
     contents: Vec<Vec<u8>>,
     config: Arc<ClientConfig>,
     lifetime: (Timestamp, Timestamp),
+    changes: u64,
 }
 
 /// TLS towards servers, as the files have it.
@@ -65,37 +66,36 @@ impl ClientTls {
         Arc::clone(&self.held().config)
     }
 
-    /// Looks at the files; returns whether they are others than before. Warns, once, of a certificate whose last fifth has
-    /// begun: whoever renews it should have done so.
-    pub(super) fn look(&self, now: Timestamp) -> bool {
-        let is_new = self.reload();
+    /// How often the files changed.
+    pub(super) fn changes(&self) -> u64 {
+        self.held().changes
+    }
+
+    /// Looks at the files. Warns, once, of a certificate whose last fifth has begun: whoever renews it should have done so.
+    pub(super) fn look(&self, now: Timestamp) {
+        self.reload();
         let (from, until) = self.held().lifetime;
         if until.since(now) < until.since(from) / 5 {
             let file = self.settings.certificate.display();
             self.say(format!("the certificate {file} ends {until}; without a new one the source will refuse us"));
         }
-        is_new
     }
 
     fn held(&self) -> MutexGuard<'_, Read> {
         self.read.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reload(&self) -> bool {
+    fn reload(&self) {
         let mut held = self.held();
         let now = contents(&self.settings)
             .and_then(|now| if now == held.contents { Ok(None) } else { read(&self.settings, now).map(Some) });
         match now {
             Ok(Some(now)) => {
                 tracing::info!(file = %self.settings.certificate.display(), "what is shown to the source changed");
-                *held = now;
-                true
+                *held = Read { changes: held.changes + 1, ..now };
             }
-            Ok(None) => false,
-            Err(error) => {
-                self.say(format!("the last good certificate towards the source stays: {error}"));
-                false
-            }
+            Ok(None) => {}
+            Err(error) => self.say(format!("the last good certificate towards the source stays: {error}")),
         }
     }
 
@@ -147,7 +147,7 @@ fn read(settings: &TlsSettings, contents: Vec<Vec<u8>>) -> Result<Read, TlsError
     config.alpn_protocols = vec![b"h2".to_vec()];
     // A session that is resumed would be one of the old certificate.
     config.resumption = Resumption::disabled();
-    Ok(Read { contents, config: Arc::new(config), lifetime })
+    Ok(Read { contents, config: Arc::new(config), lifetime, changes: 0 })
 }
 
 fn lifetime(certificate: &CertificateDer<'_>) -> Option<(Timestamp, Timestamp)> {
@@ -187,16 +187,19 @@ mod tests {
         let tls = ClientTls::open(write(folder.path(), names, 2030)).unwrap();
         let now = Timestamp::parse("2027-01-01T00:00:00Z").unwrap();
         let first = tls.current();
-        assert!(!tls.look(now) && Arc::ptr_eq(&first, &tls.current()));
+        tls.look(now);
+        assert!(tls.changes() == 0 && Arc::ptr_eq(&first, &tls.current()));
         write(folder.path(), names, 2040);
-        assert!(tls.look(now), "it says so, for streams that began with the old one");
+        tls.look(now);
+        assert_eq!(tls.changes(), 1, "streams that began with the old one are to begin anew");
         let second = tls.current();
         assert!(!Arc::ptr_eq(&first, &second) && said(&tls).is_empty());
         std::fs::write(folder.path().join("a.key"), "nonsense").unwrap();
-        assert!(!tls.look(now) && Arc::ptr_eq(&second, &tls.current()));
+        tls.look(now);
+        assert!(tls.changes() == 1 && Arc::ptr_eq(&second, &tls.current()));
         assert!(said(&tls).contains("a.key"), "{}", said(&tls));
         write(folder.path(), names, 2028);
-        assert!(tls.look(Timestamp::parse("2027-11-01T00:00:00Z").unwrap()));
+        tls.look(Timestamp::parse("2027-11-01T00:00:00Z").unwrap());
         assert!(said(&tls).contains("a.crt ends 2028-01-01"), "{}", said(&tls));
     }
 }

@@ -54,6 +54,19 @@ impl Upstreams {
         }
     }
 
+    /// Has a certificate signed.
+    ///
+    /// # Errors
+    /// What the server says, or why it cannot be asked.
+    pub async fn enroll(&self, request: v1::EnrollRequest) -> Result<v1::EnrollReply, tonic::Status> {
+        let asking = async {
+            let (_, mut client) = self.connected().await.map_err(tonic::Status::unavailable)?;
+            client.enroll(request).await.map(tonic::Response::into_inner)
+        };
+        let answer = tokio::time::timeout(WITHIN, asking).await;
+        answer.unwrap_or_else(|_| Err(tonic::Status::unavailable("no control plane answered in time")))
+    }
+
     async fn consume_once(&self, grant: &GrantId, use_id: &str) -> Result<Use, Failed> {
         let (address, mut client) = self.connected().await.map_err(Failed::Silent)?;
         let mut request = Request::new(v1::ConsumeRequest { grant: grant.to_string(), use_id: use_id.to_owned() });
