@@ -65,6 +65,8 @@ pub(super) struct Inner {
     bundles: BTreeMap<BackendName, Bundle>,
     bundle_changes: u64,
     proof: Option<Proof>,
+    /// How far the origin's clock is ahead of this machine's at most, where a source says so.
+    pub(super) ahead: Duration,
     sessions: Vec<Arc<Session>>,
     endings: Endings,
 }
@@ -395,6 +397,10 @@ impl Sink for Hub {
         drop(inner);
         self.wake(&of);
         Ok(())
+    }
+
+    fn ahead(&self, by: Duration) {
+        self.write().ahead = by;
     }
 
     fn prove(&self, at: Uptime) {

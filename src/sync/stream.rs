@@ -324,7 +324,8 @@ impl Stream {
         Some(v1::server_frame::Frame::Pong(v1::Pong {
             nonce,
             as_of_revision: proof.revision.0,
-            server_time: now.wall.as_micros(),
+            // Behind a relay too grants end by the later of all clocks.
+            server_time: now.wall.plus(inner.ahead).as_micros(),
         }))
     }
 

@@ -11,12 +11,12 @@ use leasehold::domain::id::{BackendName, GrantId, Revision};
 use leasehold::domain::principal::Principal;
 use leasehold::domain::time::{Clock, Timestamp};
 use leasehold::domain::view::Change;
-use leasehold::sync::GrantSource;
 use leasehold::sync::client::{Address, Servers, Upstreams, Use};
 use leasehold::sync::follower::About;
 use leasehold::sync::hub::Hub;
 use leasehold::sync::relay::Relay;
 use leasehold::sync::stream::Stream;
+use leasehold::sync::{GrantSource, Sink};
 use leasehold::wire::v1;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -114,6 +114,24 @@ fn nobody_follows_a_relay_who_would_serve_longer_than_it_is_counted_on_to() {
         let opened = Stream::open(Arc::clone(&hub), who.clone(), subscribe, |_, _| true);
         assert_eq!(opened.is_ok(), may, "{staleness_max_ms}");
     }
+}
+
+#[test]
+fn behind_a_relay_the_origins_clock_counts_where_it_is_ahead() {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let hub = Arc::new(Hub::of_relay(Arc::clone(&clock), LONG));
+    hub.replace(snapshot(1, &["g1"])).unwrap();
+    hub.ahead(Duration::from_secs(100));
+    let who = Principal::parse("spiffe://test.example/sidecar").unwrap();
+    let subscribe = v1::Subscribe { staleness_max_ms: 3_000, ..v1::Subscribe::default() };
+    let mut stream = Stream::open(Arc::clone(&hub), who, subscribe, |_, _| true).unwrap();
+    let ping = v1::ClientFrame { frame: Some(v1::client_frame::Frame::Ping(v1::Ping { nonce: 1 })) };
+    stream.take(ping, clock.now().uptime).unwrap();
+    let before = clock.now();
+    hub.prove(before.uptime);
+    let said: Vec<_> = std::iter::from_fn(|| stream.next(clock.now())).collect();
+    let Some(v1::server_frame::Frame::Pong(pong)) = &said.last().unwrap().frame else { panic!("{said:?}") };
+    assert!(pong.server_time >= before.wall.plus(Duration::from_secs(100)).as_micros());
 }
 
 /// The same relay as the program runs it, from its configuration.
