@@ -50,11 +50,15 @@ pub struct RunningControl {
 /// # Errors
 /// What is wrong with the store, a document, a file or an address; nothing runs then.
 pub async fn start_control(config: &ControlConfig) -> anyhow::Result<RunningControl> {
-    start_control_with(config, Vec::new()).await
+    start_control_with(config, &Metrics::new(), Vec::new()).await
 }
 
-/// As [`start_control`]; `more` is declared with the configured documents, which come before it where both name a thing.
-async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyhow::Result<RunningControl> {
+/// As [`start_control`], with its figures in `metrics`; `more` is declared with the configured documents, which come before it where both name a thing.
+async fn start_control_with(
+    config: &ControlConfig,
+    metrics: &Metrics,
+    more: Vec<Document>,
+) -> anyhow::Result<RunningControl> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let began = clock.now().wall;
     let control = &config.control;
@@ -75,8 +79,8 @@ async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyh
     }
     let verifier = Arc::new(Verifier::new(identity, Arc::clone(&clock)).await?);
     let (upkeep, serving) = (CancellationToken::new(), CancellationToken::new());
-    let (engine, running) =
-        Engine::start(Arc::clone(&store), Arc::clone(&clock), upkeep.clone()).await.map_err(|error| anyhow!(error))?;
+    let engine = Engine::start(Arc::clone(&store), Arc::clone(&clock), metrics.registry(), upkeep.clone()).await;
+    let (engine, running) = engine.map_err(|error| anyhow!(error))?;
     let listener =
         TcpListener::bind(control.address).await.with_context(|| format!("control.address {}", control.address))?;
     let address = listener.local_addr()?;
@@ -99,7 +103,8 @@ async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyh
             client_id: login.client_id.clone(),
             scopes: login.scopes.clone(),
         }),
-    });
+        registry: metrics.registry().clone(),
+    })?;
     let served = tokio::spawn(api::serve::serve(listener, router, tls, serving.clone(), config.drain_timeout));
     let running = RunningControl { address, token_file, engine, store, began, upkeep, serving, served, tasks };
     let mut documents = documents(&control.documents)?;
@@ -310,8 +315,9 @@ pub struct Up {
 /// # Errors
 /// As [`start_control`] and [`super::start`].
 pub async fn start_up(config: Config, control: &ControlConfig) -> anyhow::Result<Up> {
-    let control = start_control_with(control, backends(&config)?).await?;
-    let sidecar = start_beside(config, Some(control.feed())).await?;
+    let metrics = Metrics::new();
+    let control = start_control_with(control, &metrics, backends(&config)?).await?;
+    let sidecar = start_beside(config, metrics, Some(control.feed())).await?;
     Ok(Up { control, sidecar })
 }
 
@@ -356,10 +362,11 @@ pub fn run_control(config: &ControlConfig) -> anyhow::Result<()> {
             .await
             .with_context(|| format!("admin.address {}", config.admin.address))?;
         let address = admin.local_addr()?;
-        let running = start_control(config).await?;
+        let metrics = Metrics::new();
+        let running = start_control_with(config, &metrics, Vec::new()).await?;
         let readiness = Readiness::new();
         let parts = Admin {
-            metrics: Metrics::new(),
+            metrics,
             readiness: readiness.clone(),
             reports: Arc::new(std::collections::BTreeMap::new()),
             address,

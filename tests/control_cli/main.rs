@@ -13,6 +13,7 @@ mod examples;
 mod faults;
 mod life;
 mod login;
+mod metrics;
 mod page;
 mod settings;
 mod terminal;

@@ -145,6 +145,7 @@ impl World {
 pub struct Control {
     folder: tempfile::TempDir,
     pub url: String,
+    pub admin: String,
     _server: Server,
 }
 
@@ -163,8 +164,9 @@ impl Control {
         let config = format!("control: {{address: 127.0.0.1:0{inside}}}\nadmin: {{address: 127.0.0.1:0}}\n{more}");
         std::fs::write(folder.path().join("leasehold.yaml"), config).unwrap();
         let (server, addresses) = serve("control", folder.path(), 2);
-        let url = addresses.iter().find(|(message, _)| message.contains("control plane")).unwrap().1.clone();
-        Self { folder, url, _server: server }
+        let of = |word: &str| addresses.iter().find(|(message, _)| message.contains(word)).unwrap().1.clone();
+        let (url, admin) = (of("control plane"), of("admin"));
+        Self { folder, url, admin, _server: server }
     }
 
     pub fn folder(&self) -> &Path {

@@ -15,6 +15,7 @@ use leasehold::domain::id::{EntitlementName, GrantId, RequestId, TaskRef};
 use leasehold::domain::principal::Principal;
 use leasehold::domain::task::TaskEvent;
 use leasehold::domain::time::{Clock, Now, Timestamp, Uptime};
+use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -165,7 +166,9 @@ impl<S: Store> World<S> {
     pub async fn on(store: Arc<S>, pace: Pace) -> Self {
         let (clock, stop) = (Arc::new(TestClock::default()), CancellationToken::new());
         let (engine, _) =
-            Engine::start_at(Arc::clone(&store), clock.clone() as Arc<dyn Clock>, pace, stop.clone()).await.unwrap();
+            Engine::start_at(Arc::clone(&store), clock.clone() as Arc<dyn Clock>, pace, &Registry::new(), stop.clone())
+                .await
+                .unwrap();
         Self { store, engine, clock, stop, count: AtomicU32::new(0) }
     }
 

@@ -13,6 +13,7 @@ mod caller;
 mod documents;
 mod grants;
 mod input;
+mod metrics;
 mod openapi;
 mod overlay;
 mod page;
@@ -31,7 +32,9 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
 use http::StatusCode;
+use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::{ContextV7, Uuid};
@@ -75,6 +78,8 @@ pub struct Parts {
     pub calls_per_second: NonZeroU32,
     /// Where people log in.
     pub login: Option<Login>,
+    /// Where what is counted of calls is registered.
+    pub registry: Registry,
 }
 
 /// The API's state.
@@ -106,7 +111,11 @@ impl Api {
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The whole API.
-pub fn router(parts: Parts) -> Router {
+///
+/// # Errors
+/// Another one counts in the same registry.
+pub fn router(parts: Parts) -> prometheus::Result<Router> {
+    let counted = Arc::new(metrics::Counted::new(&parts.registry)?);
     let api = Arc::new(Api {
         engine: parts.engine,
         store: parts.store,
@@ -119,13 +128,15 @@ pub fn router(parts: Parts) -> Router {
         ids: std::sync::Mutex::new(ContextV7::new()),
     });
     let (router, _) = openapi::routes().split_for_parts();
-    router
+    let router = router
         .fallback(async || input::nothing_there())
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has no such method")
         })
         .layer(DefaultBodyLimit::max(input::BODY_MAX))
-        .with_state(api)
+        .layer(from_fn_with_state(counted, metrics::count))
+        .with_state(api);
+    Ok(router)
 }
 
 /// Whether what would come of a call is only looked at.
