@@ -8,6 +8,7 @@
 
 #![allow(unused_qualifications, reason = "what utoipa makes of `params(…)` is qualified")]
 
+mod act;
 mod authzen;
 mod caller;
 mod documents;
@@ -28,7 +29,6 @@ mod view;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -107,9 +107,6 @@ impl Api {
     }
 }
 
-/// Longest wait that a caller can ask for.
-const WAIT_MAX: Duration = Duration::from_secs(60);
-
 /// The whole API.
 ///
 /// # Errors
@@ -137,14 +134,4 @@ pub fn router(parts: Parts) -> prometheus::Result<Router> {
         .layer(from_fn_with_state(counted, metrics::count))
         .with_state(api);
     Ok(router)
-}
-
-/// Whether what would come of a call is only looked at.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct Trial {
-    /// With `true` nothing is changed, and the answer says what would have come of it.
-    #[serde(default)]
-    dry_run: bool,
 }
