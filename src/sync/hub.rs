@@ -140,6 +140,16 @@ impl Hub {
         self.read().endings.enforced_within(revision)
     }
 
+    /// What everybody enforces who follows and may hold evidence: a relay says no more of itself. None before the first
+    /// view.
+    pub fn enforced(&self) -> Option<Revision> {
+        let now = self.clock.now().uptime;
+        let inner = self.read();
+        let head = inner.head?;
+        let those = inner.sessions.iter().filter(|session| session.fresh_until() >= now);
+        Some(those.map(|session| inner.enforced_by(session, head)).min().unwrap_or(head))
+    }
+
     /// How many changes are kept, for gauges.
     pub fn changes_kept(&self) -> usize {
         self.read().logged
@@ -256,6 +266,18 @@ impl Inner {
         self.log.range(first..)
     }
 
+    /// What a sidecar enforces: what it said, and what came since that has nothing to do with it.
+    fn enforced_by(&self, session: &Session, head: Revision) -> Revision {
+        let Some(mut enforced) = session.acked() else { return Revision(0) };
+        for batch in self.after(enforced) {
+            if batch.changes.iter().any(|change| is_for(change, &session.backends)) {
+                return enforced;
+            }
+            enforced = batch.to;
+        }
+        head.max(enforced)
+    }
+
     /// What came ahead of its turn since the hurry of that number.
     pub(super) fn hurried(&self, since: u64) -> impl Iterator<Item = &(u64, Revision, Change)> {
         self.hurried.iter().filter(move |(number, _, _)| *number > since)
@@ -359,9 +381,13 @@ impl Sink for Hub {
     fn bundle(&self, bundle: Bundle) -> Result<(), String> {
         let mut inner = self.write();
         let of = Of::Only([bundle.backend.clone()].into());
-        if inner.bundles.get(&bundle.backend) != Some(&bundle) {
-            inner.bundles.insert(bundle.backend.clone(), bundle);
-            inner.bundle_changes += 1;
+        match inner.bundles.get_mut(&bundle.backend) {
+            Some(known) if known.revision > bundle.revision => {}
+            Some(known) if known.digest == bundle.digest => known.revision = bundle.revision,
+            _ => {
+                inner.bundles.insert(bundle.backend.clone(), bundle);
+                inner.bundle_changes += 1;
+            }
         }
         drop(inner);
         self.wake(&of);

@@ -49,8 +49,19 @@ pub struct Bundle {
     pub backend: BackendName,
     /// Of the content, as whoever made it computes it.
     pub digest: Arc<str>,
+    /// The revision as of which it is current.
+    pub revision: Revision,
     /// What it says.
     pub content: bytes::Bytes,
+}
+
+/// The digest of digests: whether two ends speak of the same bundles.
+pub(crate) fn digest_of<'a>(bundles: impl Iterator<Item = (&'a BackendName, &'a str)>) -> String {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for (backend, digest) in bundles {
+        context.update(format!("{backend}={digest}\n").as_bytes());
+    }
+    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Where what a source knows is put: the grant table of a sidecar, or the hub that others follow.

@@ -23,6 +23,8 @@ pub struct Session {
     pub backends: BTreeSet<BackendName>,
     /// How long it serves without evidence; none where some backend is served until its grants end.
     pub staleness_max: Option<Duration>,
+    /// When it joined, on this machine's clock.
+    joined: Uptime,
     connected: AtomicBool,
     /// 1 + the revision; 0 before the first.
     acked: AtomicU64,
@@ -41,6 +43,7 @@ impl Session {
         version: String,
         backends: BTreeSet<BackendName>,
         staleness_max: Option<Duration>,
+        joined: Uptime,
     ) -> Self {
         Self {
             sidecar,
@@ -48,6 +51,7 @@ impl Session {
             version,
             backends,
             staleness_max,
+            joined,
             connected: AtomicBool::new(true),
             acked: AtomicU64::new(0),
             proved: AtomicI64::new(NEVER),
@@ -71,13 +75,11 @@ impl Session {
     }
 
     /// When it denies at the latest, unless it gets new evidence. It asked before its ping came here, so it denies
-    /// no later than this. [`Uptime::MAX`] where it serves some backend until its grants end.
+    /// no later than this; and what evidence it brought with it is older than its coming. [`Uptime::MAX`] where it serves
+    /// some backend until its grants end.
     pub fn fresh_until(&self) -> Uptime {
-        match (self.proved.load(Ordering::Acquire), self.staleness_max) {
-            (NEVER, _) => Uptime::from_micros(0),
-            (_, None) => Uptime::MAX,
-            (at, Some(max)) => Uptime::from_micros(at).plus(max),
-        }
+        let proved = Uptime::from_micros(self.proved.load(Ordering::Acquire));
+        self.staleness_max.map_or(Uptime::MAX, |max| proved.max(self.joined).plus(max))
     }
 
     /// The age of its evidence; none where it has none.

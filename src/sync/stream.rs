@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::digest_of;
 use super::hub::{Everything, Hub, Inner, is_for};
 use super::session::Session;
 use crate::domain::id::{BackendName, GrantId, Revision};
@@ -72,6 +73,7 @@ pub enum Said {
 struct Telling {
     everything: Everything,
     next: usize,
+    part: u32,
 }
 
 /// The state of one stream.
@@ -121,7 +123,8 @@ impl Stream {
         let bundles = subscribe.bundles.into_iter();
         let bundles = bundles.filter_map(|held| Some((BackendName::new(&held.backend).ok()?, held.digest.into())));
         let said = subscribe.resume_revision.map(Revision);
-        let session = Session::new(sidecar, subscribe.boot_id, subscribe.version, backends, staleness);
+        let session =
+            Session::new(sidecar, subscribe.boot_id, subscribe.version, backends, staleness, hub.clock().now().uptime);
         let session = Arc::new(session);
         hub.join(Arc::clone(&session));
         Ok(Self {
@@ -195,7 +198,7 @@ impl Stream {
         let head = inner.head?;
         let frame = self
             .hurried(&inner)
-            .or_else(|| self.bundle(&inner))
+            .or_else(|| self.bundle(&inner, head))
             .or_else(|| self.begin(&inner, head))
             .or_else(|| self.ahead(&inner, head))
             .or_else(|| self.part())
@@ -216,8 +219,10 @@ impl Stream {
         (!changes.is_empty()).then_some(v1::server_frame::Frame::Urgent(v1::Urgent { changes }))
     }
 
-    fn bundle(&mut self, inner: &Inner) -> Option<v1::server_frame::Frame> {
-        if self.bundle_changes == Some(inner.bundle_changes()) {
+    fn bundle(&mut self, inner: &Inner, head: Revision) -> Option<v1::server_frame::Frame> {
+        // A sidecar that holds more than is held here may hold newer ones too.
+        let is_behind = self.said.is_some_and(|said| said > head);
+        if is_behind || self.bundle_changes == Some(inner.bundle_changes()) {
             return None;
         }
         let news = inner.bundles(&self.session.backends).find(|b| self.bundles.get(&b.backend) != Some(&b.digest));
@@ -230,6 +235,7 @@ impl Stream {
             backend: bundle.backend.to_string(),
             digest: bundle.digest.to_string(),
             content: bundle.content.clone(),
+            revision: bundle.revision.0,
         }))
     }
 
@@ -241,7 +247,7 @@ impl Stream {
             let everything = inner.everything(&self.session.backends)?;
             (self.seen, self.ahead) = (everything.revision, everything.revision);
             self.said = None;
-            self.telling = Some(Telling { everything, next: 0 });
+            self.telling = Some(Telling { everything, next: 0, part: 0 });
         }
         None
     }
@@ -265,18 +271,19 @@ impl Stream {
     }
 
     fn part(&mut self) -> Option<v1::server_frame::Frame> {
-        let Telling { everything, next } = self.telling.as_mut()?;
-        let first = *next == 0;
+        let Telling { everything, next, part } = self.telling.as_mut()?;
+        let this = *part;
         let until = (*next + FRAME_CHANGES_MAX).min(everything.grants.len());
         let grants = everything.grants[*next..until].iter().map(|grant| (&**grant).into()).collect();
-        let locks = everything.locks.iter().filter(|_| first).map(|lock| (&**lock).into()).collect();
+        let locks = everything.locks.iter().filter(|_| this == 0).map(|lock| (&**lock).into()).collect();
         *next = until;
+        *part += 1;
         let (revision, last) = (everything.revision, until == everything.grants.len());
         if last {
             self.telling = None;
             self.said = Some(revision);
         }
-        Some(v1::server_frame::Frame::Snapshot(v1::Snapshot { revision: revision.0, grants, locks, first, last }))
+        Some(v1::server_frame::Frame::Snapshot(v1::Snapshot { revision: revision.0, grants, locks, part: this, last }))
     }
 
     fn delta(&mut self, inner: &Inner) -> Option<v1::server_frame::Frame> {
@@ -320,6 +327,7 @@ impl Stream {
             nonce,
             as_of_revision: proof.revision.0,
             server_time: now.wall.as_micros(),
+            bundles: digest_of(self.bundles.iter().map(|(backend, digest)| (backend, &**digest))),
         }))
     }
 
