@@ -216,7 +216,7 @@ impl World {
                 let (hub, clock) = (Arc::clone(&self.servers[place].hub), Arc::clone(&self.servers[place].clock));
                 client.paused_until = client.paused_until.max(self.servers[place].paused_until);
                 let least = hub.enforced().unwrap_or_default();
-                self.step(&mut client, &*hub, &*clock, Some(least), now);
+                self.step(&mut client, &*hub, &clock, Some(least), now);
                 self.servers[place].upstream = Some(client);
             }
         }
@@ -224,7 +224,7 @@ impl World {
             let idle = Client::new(about_all(BTreeSet::new()));
             let mut client = std::mem::replace(&mut self.sidecars[place].client, idle);
             let (sink, clock) = (Arc::clone(&self.sidecars[place].sink), Arc::clone(&self.sidecars[place].clock));
-            self.step(&mut client, &*sink, &*clock, None, now);
+            self.step(&mut client, &*sink, &clock, None, now);
             self.sidecars[place].client = client;
         }
         self.look(now);
