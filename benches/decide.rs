@@ -16,7 +16,7 @@ use leasehold::domain::id::{ActionName, BackendName, GrantId, Revision};
 use leasehold::domain::principal::Principal;
 use leasehold::domain::resource::{Resource, ResourcePattern};
 use leasehold::domain::time::{Clock, Timestamp, Window};
-use leasehold::sidecar::decide::stated::{Snapshot, StatedGrant};
+use leasehold::domain::view::{Snapshot, StatedGrant};
 use leasehold::sidecar::decide::{BackendRules, Decider, Mode, Question};
 use leasehold::sidecar::resolve::ActionSpec;
 

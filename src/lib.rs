@@ -9,6 +9,8 @@
 //! * [`domain`] — what things are: ids, time, principals, actions, resources, grants, locks. No I/O, no clock.
 //! * [`identity`] — a proof in, a [`Verified`](identity::Verified) principal out.
 //! * [`telemetry`] — log lines, the metric registry, the admin listener; knows no word of the domain.
+//! * [`wire`] — what the planes say to each other, as messages.
+//! * [`sync`] — how grants and their ends come from where they are decided to where they are enforced.
 //! * [`sidecar`] — the data plane: a folder for each step of a call, in order.
 //! * [`control`] — the control plane: what may be asked for, who agrees, what becomes of it, when it ends.
 //! * [`config`] — the only reader of files and environment: as written, then resolved.
@@ -20,6 +22,10 @@ pub mod domain;
 pub mod identity;
 
 pub mod telemetry;
+
+pub mod wire;
+
+pub mod sync;
 
 pub mod sidecar;
 

@@ -13,10 +13,12 @@ const TOP: Table = &[
     ("domain", &[]),
     ("telemetry", &[]),
     ("identity", &["domain"]),
-    ("sidecar", &["domain", "identity", "telemetry"]),
-    ("control", &["domain", "identity", "telemetry"]),
-    ("config", &["domain", "identity", "sidecar", "telemetry"]),
-    ("app", &["config", "control", "domain", "identity", "sidecar", "telemetry"]),
+    ("wire", &["domain"]),
+    ("sync", &["domain", "telemetry", "wire"]),
+    ("sidecar", &["domain", "identity", "sync", "telemetry"]),
+    ("control", &["domain", "identity", "sync", "telemetry"]),
+    ("config", &["domain", "identity", "sidecar", "sync", "telemetry"]),
+    ("app", &["config", "control", "domain", "identity", "sidecar", "sync", "telemetry", "wire"]),
     ("cli", &["app", "config", "domain", "telemetry"]),
 ];
 

@@ -11,11 +11,12 @@ use crate::control::store::{Change as Kept, Changes as KeptChanges, Head, Page, 
 use crate::domain::grant::GrantState;
 use crate::domain::id::Revision;
 use crate::domain::time::Timestamp;
+use crate::domain::view::{Change, Snapshot, StatedGrant};
 use crate::sidecar::decide::Decider;
-use crate::sidecar::decide::stated::{Snapshot, StatedGrant};
-use crate::sidecar::sync::feed::{Change, Changes, Feed, FeedSource};
 use crate::sidecar::sync::file::{FileSettings, FileSource};
-use crate::sidecar::sync::{GrantSource, Work};
+use crate::sidecar::sync::sink::TableSink;
+use crate::sync::feed::{Changes, Feed, FeedSource};
+use crate::sync::{GrantSource, Work};
 
 /// The configured source, with its first view in force.
 pub(super) async fn open(
@@ -29,7 +30,8 @@ pub(super) async fn open(
             (Box::new(FileSource::new(settings, Arc::clone(decider))), format!("grants file {}", file.display()))
         }
         (Configured::Control, Some(beside)) => {
-            (Box::new(FeedSource::new(beside, Arc::clone(decider))), "the control plane's grants".to_owned())
+            let (sink, clock) = (Arc::new(TableSink::new(Arc::clone(decider))), Arc::clone(decider.clock()));
+            (Box::new(FeedSource::new(beside, sink, clock)), "the control plane's grants".to_owned())
         }
         (Configured::Control, None) => return Err(anyhow!("there is no control plane in this process")),
     };
@@ -87,7 +89,7 @@ impl Beside {
 fn translate(change: Kept) -> Change {
     match change {
         Kept::Grant(grant) => Change::Grant(grant),
-        Kept::End { id, state, .. } => Change::End(id, state),
+        Kept::End { id, backend, state } => Change::End { id, backend, state },
         Kept::Lock(lock) => Change::Lock(lock),
         Kept::Unlock { id } => Change::Unlock(id),
         Kept::Declared => Change::Other,

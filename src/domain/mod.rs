@@ -39,5 +39,6 @@ pub mod entitlement;
 pub mod grant;
 pub mod lock;
 pub mod task;
+pub mod view;
 
 pub mod elevation;

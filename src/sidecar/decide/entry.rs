@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, Ordering};
 
-use super::stated::StatedGrant;
 use crate::domain::action::Scope;
 use crate::domain::grant::GrantState;
 use crate::domain::id::{BackendName, GrantId, TaskRef};
 use crate::domain::principal::Principal;
 use crate::domain::time::{Anchored, Now, Position, Timestamp, Uptime, Window};
+use crate::domain::view::StatedGrant;
 
 /// What many grants have in common, held once: where they hold and for what.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -11,8 +11,8 @@ pub mod freshness;
 mod index;
 pub mod live;
 mod permit;
+pub mod refused;
 mod search;
-pub mod stated;
 pub mod table;
 
 #[cfg(test)]
@@ -39,9 +39,10 @@ use freshness::Freshness;
 use live::{LiveCalls, WorkerCalls};
 use search::Search;
 
+use crate::domain::view::{Change, Snapshot, StatedGrant};
 use entry::Entry;
 pub use permit::{Permit, Subject};
-use stated::{Refused, Snapshot, StatedGrant};
+use refused::Refused;
 use table::Table;
 
 /// Whether a backend's denials are carried out.
@@ -194,6 +195,36 @@ impl Decider {
         self.table.upsert(stated, self.clock.now())?;
         self.recheck();
         Ok(())
+    }
+
+    /// Puts changes in force in their order, with the locks there are then if those changed, and looks once at what runs.
+    ///
+    /// # Errors
+    /// [`Refused`]; what came before the refused change is in force.
+    pub fn change(&self, changes: Vec<Change>, locks: Option<Vec<Lock>>) -> Result<(), Refused> {
+        if let Some(locks) = locks {
+            self.table.set_locks(locks);
+        }
+        let now = self.clock.now();
+        let applied = changes.into_iter().try_for_each(|change| match change {
+            Change::Grant(grant) => {
+                match self.table.upsert(StatedGrant { grant: *grant, state: GrantState::Active }, now) {
+                    // One holder of very many must not cost all others their view: this grant is not in force.
+                    Err(error @ Refused::TooMany { .. }) => {
+                        tracing::warn!(%error, "a grant is not in force");
+                        Ok(())
+                    }
+                    other => other,
+                }
+            }
+            Change::End { id, state, .. } => {
+                self.table.end(&id, state);
+                Ok(())
+            }
+            Change::Lock(_) | Change::Unlock(_) | Change::Other => Ok(()),
+        });
+        self.recheck();
+        applied
     }
 
     /// Ends one grant and what runs under it. Returns whether it was there and active.

@@ -16,12 +16,13 @@ use arc_swap::ArcSwap;
 
 use super::entry::{Entry, Terms};
 use super::index::Index;
-use super::stated::{Refused, Snapshot, StatedGrant};
+use super::refused::Refused;
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::id::{BackendName, GrantId, Revision};
 use crate::domain::lock::Lock;
 use crate::domain::principal::Principal;
 use crate::domain::time::Now;
+use crate::domain::view::{Snapshot, StatedGrant};
 
 /// Most grants that one principal can hold on one backend; a call looks at each of them.
 pub const GRANTS_PER_PRINCIPAL_MAX: usize = 1024;

@@ -5,13 +5,13 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 
 use super::live::Watcher;
-use super::stated::StatedGrant;
 use super::*;
 use crate::domain::action::{ActionClass, ActionPattern};
 use crate::domain::grant::Grant;
 use crate::domain::id::{ActionName, LockId, Revision};
 use crate::domain::resource::ResourcePattern;
 use crate::domain::time::{Timestamp, Window};
+use crate::domain::view::{Snapshot, StatedGrant};
 
 /// A clock that a test steps.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use crate::domain::lock::Lock;
 use crate::domain::principal::Principal;
 use crate::domain::resource::ResourcePattern;
 use crate::domain::time::{Timestamp, Window};
-use crate::sidecar::decide::stated::{Snapshot, StatedGrant};
+use crate::domain::view::{Snapshot, StatedGrant};
 
 /// Why a grants file is refused as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

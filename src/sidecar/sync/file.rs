@@ -11,9 +11,9 @@ use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 
 use super::document::{DocumentError, Format, read};
-use super::{Changed, GrantSource, Work};
 use crate::sidecar::decide::Decider;
-use crate::sidecar::decide::stated::Refused;
+use crate::sidecar::decide::refused::Refused;
+use crate::sync::{Changed, GrantSource, Work};
 
 /// Where the grants are and how often they are looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,30 +1,8 @@
-//! What a source states, and why it may be refused.
+//! Why what a source states may be refused.
 
 use super::table::GRANTS_PER_PRINCIPAL_MAX;
-use crate::domain::grant::{Grant, GrantState};
 use crate::domain::id::{BackendName, GrantId, Revision};
-use crate::domain::lock::Lock;
 use crate::domain::principal::Principal;
-
-/// A grant as a source states it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StatedGrant {
-    /// The grant.
-    pub grant: Grant,
-    /// Its state according to the source.
-    pub state: GrantState,
-}
-
-/// Everything a source states at one moment.
-#[derive(Debug, Default)]
-pub struct Snapshot {
-    /// Its number; it never goes back.
-    pub revision: Revision,
-    /// All grants; what is missing has ended.
-    pub grants: Vec<StatedGrant>,
-    /// All locks; what is missing is lifted.
-    pub locks: Vec<Lock>,
-}
 
 /// Why a snapshot was refused as a whole; the table is as it was.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

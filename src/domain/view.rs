@@ -1,0 +1,64 @@
+//! What a source of grants knows at a revision, and what changes from one revision to the next.
+
+use super::grant::{Grant, GrantState};
+use super::id::{BackendName, GrantId, LockId, Revision};
+use super::lock::Lock;
+
+/// A grant as a source states it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatedGrant {
+    /// The grant.
+    pub grant: Grant,
+    /// Its state according to the source.
+    pub state: GrantState,
+}
+
+/// Everything a source states at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Its number; it never goes back.
+    pub revision: Revision,
+    /// All grants; what is missing has ended.
+    pub grants: Vec<StatedGrant>,
+    /// All locks; what is missing is lifted.
+    pub locks: Vec<Lock>,
+}
+
+/// One change of what is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// A grant began, or became narrower.
+    Grant(Box<Grant>),
+    /// A grant ended.
+    End {
+        /// Which.
+        id: GrantId,
+        /// On which backend.
+        backend: BackendName,
+        /// In which state it is; never [`GrantState::Active`].
+        state: GrantState,
+    },
+    /// A lock is in force.
+    Lock(Box<Lock>),
+    /// A lock was lifted.
+    Unlock(LockId),
+    /// Nothing about grants and locks.
+    Other,
+}
+
+impl Change {
+    /// Whether it takes something away, and so may come ahead of its turn.
+    pub const fn is_end(&self) -> bool {
+        matches!(self, Self::End { .. } | Self::Lock(_))
+    }
+
+    /// The only backend that it is about; none where it may be about any.
+    pub fn backend(&self) -> Option<&BackendName> {
+        match self {
+            Self::Grant(grant) => Some(&grant.backend),
+            Self::End { backend, .. } => Some(backend),
+            Self::Lock(lock) => lock.backend.as_ref(),
+            Self::Unlock(_) | Self::Other => None,
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Whether an end is enforced: who has said so, whose evidence ran out, and who may still not know.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::session::Session;
+use crate::domain::id::{BackendName, Revision};
+use crate::domain::time::Uptime;
+
+/// Which backends something has to do with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Of {
+    /// All of them.
+    All,
+    /// These.
+    Only(BTreeSet<BackendName>),
+}
+
+impl Of {
+    /// Whether a sidecar serves one of them.
+    pub fn has(&self, session: &Session) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(backends) => backends.iter().any(|backend| session.backends.contains(backend)),
+        }
+    }
+}
+
+/// How a sidecar stands to a revision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It says that it enforces it.
+    Enforced,
+    /// It cannot have evidence any more, so it denies everything.
+    Lapsed,
+    /// It may not know yet; it denies from then on at the latest.
+    Pending(Uptime),
+}
+
+/// How a sidecar stands to a revision at `now`.
+pub fn standing(session: &Session, revision: Revision, now: Uptime) -> Standing {
+    if session.enforces(revision) {
+        return Standing::Enforced;
+    }
+    match session.fresh_until() {
+        until if until < now => Standing::Lapsed,
+        until => Standing::Pending(until),
+    }
+}
+
+/// Ends that are kept to be asked about.
+const ENDINGS_KEPT: usize = 16_384;
+
+#[derive(Debug)]
+struct Ending {
+    revision: Revision,
+    of: Of,
+    since: Uptime,
+    took: Option<Duration>,
+}
+
+/// Ends of late, and how long each took to be enforced by everybody.
+#[derive(Debug, Default)]
+pub(super) struct Endings {
+    all: VecDeque<Ending>,
+    open: usize,
+}
+
+impl Endings {
+    pub(super) fn note(&mut self, revision: Revision, of: Of, since: Uptime) {
+        if self.all.len() >= ENDINGS_KEPT {
+            let oldest = self.all.pop_front();
+            self.open -= usize::from(oldest.is_some_and(|ending| ending.took.is_none()));
+        }
+        self.all.push_back(Ending { revision, of, since, took: None });
+        self.open += 1;
+    }
+
+    pub(super) fn settle(&mut self, sessions: &[Arc<Session>], now: Uptime) -> Vec<(Revision, Duration)> {
+        if self.open == 0 {
+            return Vec::new();
+        }
+        let least = Least::of(sessions, now);
+        let mut settled = Vec::new();
+        for ending in self.all.iter_mut().filter(|ending| ending.took.is_none()) {
+            if least.enforces(&ending.of, ending.revision) {
+                let took = now.since(ending.since);
+                ending.took = Some(took);
+                settled.push((ending.revision, took));
+            }
+        }
+        self.open -= settled.len();
+        settled
+    }
+
+    pub(super) fn enforced_within(&self, revision: Revision) -> Option<Duration> {
+        let place = self.all.partition_point(|ending| ending.revision < revision);
+        self.all.get(place).and_then(|ending| ending.took)
+    }
+}
+
+/// The least that is enforced by those who serve a backend; those who deny everything enforce everything.
+struct Least {
+    all: Option<Revision>,
+    by_backend: HashMap<BackendName, Option<Revision>>,
+}
+
+impl Least {
+    fn of(sessions: &[Arc<Session>], now: Uptime) -> Self {
+        let mut least = Self { all: Some(Revision(u64::MAX)), by_backend: HashMap::new() };
+        for session in sessions {
+            // INVARIANT: what is denied for want of evidence is enforced; see `standing`.
+            if session.fresh_until() < now {
+                continue;
+            }
+            let acked = session.acked();
+            least.all = least.all.min(acked);
+            for backend in &session.backends {
+                match least.by_backend.get_mut(backend) {
+                    Some(known) => *known = (*known).min(acked),
+                    None => drop(least.by_backend.insert(backend.clone(), acked)),
+                }
+            }
+        }
+        least
+    }
+
+    fn enforces(&self, of: &Of, revision: Revision) -> bool {
+        match of {
+            Of::All => self.all >= Some(revision),
+            Of::Only(backends) => {
+                backends.iter().all(|backend| self.by_backend.get(backend).is_none_or(|least| *least >= Some(revision)))
+            }
+        }
+    }
+}

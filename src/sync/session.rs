@@ -1,0 +1,113 @@
+//! What a server knows of one sidecar that follows it.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::domain::id::{BackendName, Revision};
+use crate::domain::principal::Principal;
+use crate::domain::time::Uptime;
+
+/// One sidecar that follows, or followed a moment ago.
+#[derive(Debug)]
+pub struct Session {
+    /// Who it is, by its certificate.
+    pub sidecar: Principal,
+    /// Which of its processes.
+    pub boot_id: String,
+    /// Its version, as it says.
+    pub version: String,
+    /// What it serves.
+    pub backends: BTreeSet<BackendName>,
+    /// How long it serves without evidence; none where some backend is served until its grants end.
+    pub staleness_max: Option<Duration>,
+    /// When it joined, on this machine's clock.
+    joined: Uptime,
+    connected: AtomicBool,
+    /// 1 + the revision; 0 before the first.
+    acked: AtomicU64,
+    /// When the ping came that was answered last, on this machine's clock.
+    proved: AtomicI64,
+    woken: Notify,
+}
+
+/// `proved` before any ping was answered.
+const NEVER: i64 = i64::MIN;
+
+impl Session {
+    pub(super) fn new(
+        sidecar: Principal,
+        boot_id: String,
+        version: String,
+        backends: BTreeSet<BackendName>,
+        staleness_max: Option<Duration>,
+        joined: Uptime,
+    ) -> Self {
+        Self {
+            sidecar,
+            boot_id,
+            version,
+            backends,
+            staleness_max,
+            joined,
+            connected: AtomicBool::new(true),
+            acked: AtomicU64::new(0),
+            proved: AtomicI64::new(NEVER),
+            woken: Notify::new(),
+        }
+    }
+
+    /// Whether its stream is open.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Acquire)
+    }
+
+    /// The last revision that it says is enforced.
+    pub fn acked(&self) -> Option<Revision> {
+        self.acked.load(Ordering::Acquire).checked_sub(1).map(Revision)
+    }
+
+    /// Whether it says that everything up to `revision` is enforced.
+    pub fn enforces(&self, revision: Revision) -> bool {
+        self.acked() >= Some(revision)
+    }
+
+    /// When it denies at the latest, unless it gets new evidence. It asked before its ping came here, so it denies
+    /// no later than this; and what evidence it brought with it is older than its coming. [`Uptime::MAX`] where it serves
+    /// some backend until its grants end.
+    pub fn fresh_until(&self) -> Uptime {
+        let proved = Uptime::from_micros(self.proved.load(Ordering::Acquire));
+        self.staleness_max.map_or(Uptime::MAX, |max| proved.max(self.joined).plus(max))
+    }
+
+    /// The age of its evidence; none where it has none.
+    pub fn age(&self, now: Uptime) -> Option<Duration> {
+        match self.proved.load(Ordering::Acquire) {
+            NEVER => None,
+            at => Some(now.since(Uptime::from_micros(at))),
+        }
+    }
+
+    pub(super) fn acknowledge(&self, revision: Revision) {
+        self.acked.fetch_max(revision.0.saturating_add(1), Ordering::AcqRel);
+    }
+
+    pub(super) fn prove(&self, asked: Uptime) {
+        self.proved.fetch_max(asked.as_micros(), Ordering::AcqRel);
+    }
+
+    pub(super) fn close(&self) {
+        self.connected.store(false, Ordering::Release);
+    }
+
+    pub(super) fn wake(&self) {
+        self.woken.notify_one();
+    }
+
+    /// Returns when there may be something to send. Dropping the future loses nothing.
+    pub async fn woken(&self) {
+        self.woken.notified().await;
+    }
+}

@@ -1,0 +1,188 @@
+//! Between the messages and the domain.
+
+use std::sync::Arc;
+
+use super::v1;
+use crate::domain::action::{ActionPattern, Scope};
+use crate::domain::grant::{Grant, GrantState};
+use crate::domain::id::{BackendName, GrantId, LockId, TaskRef};
+use crate::domain::lock::Lock;
+use crate::domain::principal::Principal;
+use crate::domain::resource::ResourcePattern;
+use crate::domain::time::{Timestamp, Window};
+
+/// A message that says nothing the domain knows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {reason}")]
+pub struct Unreadable {
+    field: &'static str,
+    reason: String,
+}
+
+impl Unreadable {
+    /// Says what is wrong with a field.
+    pub fn new(field: &'static str, reason: impl ToString) -> Self {
+        Self { field, reason: reason.to_string() }
+    }
+}
+
+/// Reads a field, and names it where that fails.
+fn field<T, E: ToString>(name: &'static str, read: Result<T, E>) -> Result<T, Unreadable> {
+    read.map_err(|error| Unreadable::new(name, error))
+}
+
+impl From<&Grant> for v1::Grant {
+    fn from(grant: &Grant) -> Self {
+        Self {
+            id: grant.id.to_string(),
+            principal: grant.principal.to_string(),
+            backend: grant.backend.to_string(),
+            actions: grant.scope.actions().iter().map(|action| action.as_str().to_owned()).collect(),
+            resources: grant.scope.resources().iter().map(|resource| resource.as_str().to_owned()).collect(),
+            not_before: grant.window.not_before.as_micros(),
+            expires_at: grant.window.expires_at.as_micros(),
+            uses_max: grant.uses_max,
+            task: grant.task.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+impl TryFrom<v1::Grant> for Grant {
+    type Error = Unreadable;
+
+    fn try_from(message: v1::Grant) -> Result<Self, Unreadable> {
+        let actions = message.actions.iter().map(|action| ActionPattern::new(action)).collect();
+        let resources = message.resources.iter().map(|resource| ResourcePattern::new(resource)).collect();
+        Ok(Self {
+            id: field("grant.id", GrantId::new(&message.id))?,
+            principal: field("grant.principal", Principal::parse(&message.principal))?,
+            backend: field("grant.backend", BackendName::new(&message.backend))?,
+            scope: Arc::new(Scope::new(field("grant.actions", actions)?, field("grant.resources", resources)?)),
+            window: Window {
+                not_before: Timestamp::from_micros(message.not_before),
+                expires_at: Timestamp::from_micros(message.expires_at),
+            },
+            uses_max: message.uses_max,
+            task: message.task.map(|task| field("grant.task", TaskRef::new(&task))).transpose()?,
+        })
+    }
+}
+
+impl From<&Lock> for v1::Lock {
+    fn from(lock: &Lock) -> Self {
+        let text = |text: &dyn ToString| text.to_string();
+        Self {
+            id: lock.id.to_string(),
+            principal: lock.principal.as_ref().map(|p| text(p)),
+            backend: lock.backend.as_ref().map(|b| text(b)),
+            action: lock.action.as_ref().map(|a| a.as_str().to_owned()),
+            resource: lock.resource.as_ref().map(|r| r.as_str().to_owned()),
+            grant: lock.grant.as_ref().map(|g| text(g)),
+            task: lock.task.as_ref().map(|t| text(t)),
+            message: lock.message.clone(),
+            expires_at: lock.expires_at.map(Timestamp::as_micros),
+        }
+    }
+}
+
+impl TryFrom<v1::Lock> for Lock {
+    type Error = Unreadable;
+
+    fn try_from(message: v1::Lock) -> Result<Self, Unreadable> {
+        Ok(Self {
+            id: field("lock.id", LockId::new(&message.id))?,
+            principal: message.principal.map(|p| field("lock.principal", Principal::parse(&p))).transpose()?,
+            backend: message.backend.map(|b| field("lock.backend", BackendName::new(&b))).transpose()?,
+            action: message.action.map(|a| field("lock.action", ActionPattern::new(&a))).transpose()?,
+            resource: message.resource.map(|r| field("lock.resource", ResourcePattern::new(&r))).transpose()?,
+            grant: message.grant.map(|g| field("lock.grant", GrantId::new(&g))).transpose()?,
+            task: message.task.map(|t| field("lock.task", TaskRef::new(&t))).transpose()?,
+            message: message.message,
+            expires_at: message.expires_at.map(Timestamp::from_micros),
+        })
+    }
+}
+
+impl v1::Ended {
+    /// Says that a grant ended.
+    pub fn of(id: &GrantId, backend: &BackendName, state: GrantState) -> Self {
+        Self { grant: id.to_string(), backend: backend.to_string(), state: state.as_str().to_owned() }
+    }
+
+    /// Which grant ended, where, and how. A way to end that is not known here is an end all the same.
+    ///
+    /// # Errors
+    /// [`Unreadable`] when a name is none.
+    pub fn read(&self) -> Result<(GrantId, BackendName, GrantState), Unreadable> {
+        let state = GrantState::ALL.into_iter().find(|state| state.as_str() == self.state);
+        let state = state.filter(|state| *state != GrantState::Active).unwrap_or(GrantState::Revoked);
+        let id = field("ended.grant", GrantId::new(&self.grant))?;
+        Ok((id, field("ended.backend", BackendName::new(&self.backend))?, state))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant() -> Grant {
+        let scope = Scope::new(
+            vec![ActionPattern::new("queue.*").expect("action")],
+            vec![ResourcePattern::new("vhosts/*/queues/**").expect("resource")],
+        );
+        Grant {
+            id: GrantId::new("grt_1").expect("id"),
+            principal: Principal::parse("spiffe://prod.example/ns/pay/sa/db").expect("principal"),
+            backend: BackendName::new("rabbit").expect("backend"),
+            scope: Arc::new(scope),
+            window: Window { not_before: Timestamp::from_seconds(5), expires_at: Timestamp::MAX },
+            uses_max: Some(3),
+            task: Some(TaskRef::new("jira:OPS-1").expect("task")),
+        }
+    }
+
+    #[test]
+    fn a_grant_and_a_lock_come_back_as_they_went() {
+        assert_eq!(Grant::try_from(v1::Grant::from(&grant())), Ok(grant()));
+        let lock = Lock {
+            id: LockId::new("l1").expect("id"),
+            principal: Some(grant().principal),
+            backend: Some(grant().backend),
+            action: Some(ActionPattern::new("queue.read").expect("action")),
+            resource: None,
+            grant: Some(grant().id),
+            task: grant().task,
+            message: "see OPS-1".to_owned(),
+            expires_at: Some(Timestamp::from_seconds(9)),
+        };
+        assert_eq!(Lock::try_from(v1::Lock::from(&lock)), Ok(lock));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_and_never_guessed() {
+        type Spoil = fn(&mut v1::Grant);
+        let cases: [(&str, Spoil); 5] = [
+            ("grant.id", |g| g.id = "a b".to_owned()),
+            ("grant.principal", |g| g.principal = "nobody".to_owned()),
+            ("grant.backend", |g| g.backend.clear()),
+            ("grant.actions", |g| g.actions.push("a b".to_owned())),
+            ("grant.task", |g| g.task = Some("none".to_owned())),
+        ];
+        for (named, spoil) in cases {
+            let mut message = v1::Grant::from(&grant());
+            spoil(&mut message);
+            let error = Grant::try_from(message).expect_err(named).to_string();
+            assert!(error.starts_with(named), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_end_of_an_unknown_kind_is_an_end() {
+        let mut ended = v1::Ended::of(&grant().id, &grant().backend, GrantState::Released);
+        assert_eq!(ended.read().map(|(_, _, state)| state), Ok(GrantState::Released));
+        for unknown in ["active", "vanished", ""] {
+            ended.state = unknown.to_owned();
+            assert_eq!(ended.read().map(|(_, _, state)| state), Ok(GrantState::Revoked));
+        }
+    }
+}
