@@ -1,11 +1,12 @@
 //! Machines of the world: clocks, servers, followers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use leasehold::domain::id::{BackendName, Revision};
+use leasehold::domain::grant::GrantState;
+use leasehold::domain::id::{BackendName, GrantId, Revision};
 use leasehold::domain::time::{Clock, Now, Timestamp, Uptime};
 use leasehold::domain::view::{Change, Snapshot};
 use leasehold::sidecar::decide::Decider;
@@ -54,19 +55,38 @@ impl Clock for MachineClock {
 #[derive(Debug)]
 pub struct Probe {
     table: TableSink,
+    decider: Arc<Decider>,
+    /// Grants that ended ahead of their turn.
+    ended: Mutex<HashSet<GrantId>>,
     pub bundles: Mutex<BTreeMap<BackendName, String>>,
 }
 
 impl Sink for Probe {
     fn replace(&self, snapshot: Snapshot) -> Result<(), String> {
+        let ended = self.ended.lock().unwrap();
+        // An older one is refused by the table.
+        let counts = snapshot.revision >= self.decider.table().revision();
+        for stated in snapshot.grants.iter().filter(|_| counts).filter(|stated| stated.state == GrantState::Active) {
+            assert!(!ended.contains(&stated.grant.id), "{} is stated again by a snapshot", stated.grant.id);
+        }
         self.table.replace(snapshot)
     }
 
     fn advance(&self, to: Revision, changes: Vec<Change>) -> Result<(), String> {
+        let ended = self.ended.lock().unwrap();
+        for change in &changes {
+            let Change::Grant(grant) = change else { continue };
+            assert!(!ended.contains(&grant.id), "{} is stated again by a delta", grant.id);
+        }
         self.table.advance(to, changes)
     }
 
     fn hurry(&self, ahead: Vec<(Revision, Change)>) {
+        let ends = ahead.iter().filter_map(|(_, change)| match change {
+            Change::End { id, .. } => Some(id.clone()),
+            _ => None,
+        });
+        self.ended.lock().unwrap().extend(ends);
         self.table.hurry(ahead);
     }
 
@@ -115,7 +135,8 @@ impl Sidecar {
     pub fn new(name: &str, boot: u64, about: &About, clock: &Arc<MachineClock>) -> Self {
         let shared: Arc<dyn Clock> = Arc::<MachineClock>::clone(clock);
         let decider = Decider::new(shared, STALENESS_MAX, 1);
-        let sink = Probe { table: TableSink::new(Arc::clone(&decider)), bundles: Mutex::default() };
+        let table = TableSink::new(Arc::clone(&decider));
+        let sink = Probe { table, decider: Arc::clone(&decider), ended: Mutex::default(), bundles: Mutex::default() };
         let about = About { boot_id: format!("boot-{boot}"), ..about.clone() };
         let (clock, client) = (Arc::clone(clock), Client::new(about));
         Self { name: name.to_owned(), clock, decider, sink: Arc::new(sink), client }

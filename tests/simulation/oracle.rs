@@ -107,7 +107,7 @@ impl Store {
             _ => {
                 self.commit(now, Change::Other);
                 // Few of them, so that one comes again.
-                let digest = random.below(3).to_string();
+                let digest = random.below(6).to_string();
                 self.bundles.push((Revision(self.changes.len() as u64), backend(self.next % BACKENDS), digest));
             }
         }
@@ -120,6 +120,13 @@ impl Store {
     pub fn bundles_at(&self, revision: Revision) -> BTreeMap<BackendName, String> {
         let then = self.bundles.iter().filter(|(at, _, _)| *at <= revision);
         then.map(|(_, of, digest)| (of.clone(), digest.clone())).collect()
+    }
+
+    /// The bundles of a backend that were in force at that revision, or later.
+    pub fn bundles_since(&self, of: &BackendName, revision: Revision) -> HashSet<&str> {
+        let mine = self.bundles.iter().filter(|(_, backend, _)| backend == of);
+        let first = mine.clone().filter(|(at, _, _)| *at <= revision).next_back();
+        mine.filter(|(at, _, _)| *at > revision).chain(first).map(|(_, _, digest)| digest.as_str()).collect()
     }
 
     fn grant(&mut self, now: i64, random: &mut Random) {

@@ -204,7 +204,9 @@ impl World {
             close(connection, &self.servers);
         }
         let about = about.map(|about| About { boot_id: format!("{}x", about.boot_id), ..about });
-        self.gone.push(Arc::clone(&self.servers[server].hub));
+        if server < CONTROL_PLANES {
+            self.gone.push(Arc::clone(&self.servers[server].hub));
+        }
         self.servers[server] = Server::new(&self.servers[server].clock, about);
     }
 
@@ -387,7 +389,24 @@ impl World {
                 }
             }
         }
+        self.check_bundles(now);
         self.check_reports();
+    }
+
+    /// Who lets anything through has a bundle that was in force within the bound.
+    fn check_bundles(&self, now: i64) {
+        let bound = i64::try_from(STALENESS_MAX.as_micros()).unwrap();
+        for sidecar in &self.sidecars {
+            if !sidecar.decider.freshness().is_fresh(sidecar.clock.now()) {
+                continue;
+            }
+            let held = sidecar.sink.bundles.lock().unwrap();
+            for of in &sidecar.client.follower.about().backends {
+                let may_hold = self.store.bundles_since(of, self.store.head_at(now - bound));
+                let holds = held.get(of).map(String::as_str);
+                assert!(holds.is_some_and(|holds| may_hold.contains(holds)), "{} has {holds:?} of {of}", sidecar.name);
+            }
+        }
     }
 
     /// What a hub says is enforced, is.
@@ -408,12 +427,14 @@ impl World {
         }
     }
 
-    /// Whether some server counts the process among those that may not know yet: a report joins what all of them say.
+    /// Whether some control plane counts the process among those that may not know yet: a report joins what all of them
+    /// say. What a relay knows it keeps to itself.
     fn may_not_know(&self, boot_id: &str, revision: Revision) -> bool {
-        let hubs = self.servers.iter().map(|server| &server.hub).chain(&self.gone);
+        let hubs = self.servers.iter().take(CONTROL_PLANES).map(|server| &server.hub).chain(&self.gone);
         hubs.flat_map(|hub| hub.sessions().into_iter().map(|session| (hub.clock().now().uptime, session))).any(
             |(now, session)| {
-                session.boot_id == boot_id && matches!(standing(&session, revision, now), Standing::Pending(_))
+                let speaks_for_it = session.boot_id == boot_id || session.sidecar.as_str().contains("/relay/");
+                speaks_for_it && matches!(standing(&session, revision, now), Standing::Pending(_))
             },
         )
     }
