@@ -11,12 +11,13 @@ type Table = &'static [(&'static str, &'static [&'static str])];
 /// The folders of `src/`. What is not listed is refused.
 const TOP: Table = &[
     ("domain", &[]),
+    ("guardrail", &["domain"]),
     ("telemetry", &[]),
     ("identity", &["domain"]),
-    ("sidecar", &["domain", "identity", "telemetry"]),
-    ("control", &["domain", "identity", "telemetry"]),
+    ("sidecar", &["domain", "guardrail", "identity", "telemetry"]),
+    ("control", &["domain", "guardrail", "identity", "telemetry"]),
     ("config", &["domain", "identity", "sidecar", "telemetry"]),
-    ("app", &["config", "control", "domain", "identity", "sidecar", "telemetry"]),
+    ("app", &["config", "control", "domain", "guardrail", "identity", "sidecar", "telemetry"]),
     ("cli", &["app", "config", "domain", "telemetry"]),
 ];
 

@@ -5,11 +5,11 @@ mod notices;
 use std::collections::{BTreeMap, HashMap};
 
 use super::document::{Actions, Class, Document, Kind, PolicySpec, PrincipalSpec, Spec};
-use super::route::schema::Backends;
 use super::route::{Actor, Policies, load};
 use crate::domain::entitlement::Entitlement;
 use crate::domain::id::{ActionName, BackendName, EntitlementName};
 use crate::domain::principal::{Principal, PrincipalKind, PrincipalMap};
+use crate::guardrail::{Backends, GuardrailBundle};
 
 /// The group whose members may do everything that an admin may.
 pub const ADMINS: &str = "leasehold.admins";
@@ -96,6 +96,14 @@ impl Catalogue {
     /// Every Principal that was declared.
     pub fn principals(&self) -> impl Iterator<Item = &PrincipalSpec> {
         self.principals.values()
+    }
+
+    /// The guardrails, for who enforces them: the documents, and of the others what they look at.
+    pub fn guardrail_bundle(&self) -> GuardrailBundle {
+        let (guardrails, documents) = self.policies.bundled();
+        let people = self.principals.values();
+        let people = people.map(|p| (p.principal.as_str(), p.kind, p.groups.as_slice(), p.owner.as_deref()));
+        GuardrailBundle::new(documents, &self.backends, guardrails.needs(), people)
     }
 
     /// Who somebody is: by the exact name, else by the longest pattern.

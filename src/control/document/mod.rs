@@ -27,8 +27,9 @@ use crate::domain::id::{ActionName, BackendName, EntitlementName};
 
 pub use crate::domain::action::ActionClass as Class;
 pub use crate::domain::principal::{PrincipalKind, group_name};
+pub use crate::guardrail::Mode;
 pub use backend::{Actions, BackendSpec, NamedAction, RULE_FIELDS};
-pub use policy::{Mode, PolicySpec, Target};
+pub use policy::{PolicySpec, Target};
 pub use principal::PrincipalSpec;
 pub use yaml::{YamlError, parse_yaml, read_yaml};
 
