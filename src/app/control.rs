@@ -144,7 +144,7 @@ impl RunningControl {
 
     /// The grants of this control plane, for the sidecar beside it.
     fn feed(&self) -> Beside {
-        Beside::new(Arc::clone(&self.store), self.engine.head(), self.began)
+        Beside::new(Arc::clone(&self.store), self.engine.clone(), self.began)
     }
 
     /// Stops: no new connection, calls finish until the configured deadline, what waits is written.

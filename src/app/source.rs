@@ -6,11 +6,13 @@ use anyhow::{Context, anyhow};
 use tokio::sync::watch;
 
 use crate::config::{Config, GrantSource as Configured};
+use crate::control::engine::Engine;
 use crate::control::store::sql::SqlStore;
 use crate::control::store::{Change as Kept, Changes as KeptChanges, Head, Page, Rows, Store};
 use crate::domain::grant::GrantState;
 use crate::domain::id::Revision;
 use crate::domain::time::Timestamp;
+use crate::guardrail::GuardrailBundle;
 use crate::sidecar::decide::Decider;
 use crate::sidecar::decide::stated::{Snapshot, StatedGrant};
 use crate::sidecar::sync::feed::{Change, Changes, Feed, FeedSource};
@@ -41,6 +43,7 @@ pub(super) async fn open(
 #[derive(Debug)]
 pub(super) struct Beside {
     store: Arc<SqlStore>,
+    engine: Engine,
     head: watch::Receiver<Head>,
     since: Timestamp,
 }
@@ -51,8 +54,9 @@ const PAGE: u32 = 1_000;
 impl Beside {
     /// Counted grants from before `since` are stated as used up: how often they were used, only the process knew that
     /// used them, and a use that is not known is lost rather than given twice.
-    pub(super) fn new(store: Arc<SqlStore>, head: watch::Receiver<Head>, since: Timestamp) -> Self {
-        Self { store, head, since }
+    pub(super) fn new(store: Arc<SqlStore>, engine: Engine, since: Timestamp) -> Self {
+        let head = engine.head();
+        Self { store, engine, head, since }
     }
 
     async fn read_all(&self) -> Result<Snapshot, String> {
@@ -90,13 +94,20 @@ fn translate(change: Kept) -> Change {
         Kept::End { id, state, .. } => Change::End(id, state),
         Kept::Lock(lock) => Change::Lock(lock),
         Kept::Unlock { id } => Change::Unlock(id),
-        Kept::Declared => Change::Other,
+        Kept::Declared => Change::Declared,
     }
 }
 
 impl Feed for Beside {
     fn snapshot(&self) -> Work<'_, Result<Snapshot, String>> {
         Box::pin(self.read_all())
+    }
+
+    fn guardrails(&self) -> Work<'_, Result<GuardrailBundle, String>> {
+        Box::pin(async {
+            let catalogue = self.engine.committed(&*self.store).await.map_err(|error| error.to_string())?;
+            Ok(catalogue.guardrail_bundle())
+        })
     }
 
     fn changes(&self, after: Revision) -> Work<'_, Result<Changes, String>> {

@@ -35,6 +35,6 @@ pub use bundle::{GuardrailBundle, GuardrailDocument, Mode};
 pub use check::LoadError;
 pub use judge::{Call, Guardrails, Judgement, Rule, Said};
 pub use load::Needs;
-pub use people::Seat;
+pub use people::{Seat, SeatMemory};
 pub use schema::Backends;
 pub use words::Actor;

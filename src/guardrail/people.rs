@@ -1,14 +1,34 @@
 //! Who is who to guardrails: principals by what policies can tell of them.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::bundle::BundledPrincipal;
+use super::judge::Guardrails;
 use super::words::Actor;
 use crate::domain::principal::{Principal, PrincipalMap};
 
 /// What a principal is to guardrails. Two with one seat are answered alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Seat(pub(super) u32);
+
+/// The seat of one principal, for the guardrails that were asked last.
+#[derive(Debug, Default)]
+pub struct SeatMemory(AtomicU64);
+
+impl SeatMemory {
+    /// The seat of the principal whose memory this is.
+    pub fn seat(&self, guardrails: &Guardrails, principal: &Principal) -> Seat {
+        let remembered = self.0.load(Ordering::Relaxed);
+        // No guardrails have the serial 0.
+        if remembered >> 32 == u64::from(guardrails.serial()) {
+            return Seat((remembered & 0xffff_ffff) as u32);
+        }
+        let seat = guardrails.seat(principal);
+        self.0.store(u64::from(guardrails.serial()) << 32 | u64::from(seat.0), Ordering::Relaxed);
+        seat
+    }
+}
 
 /// Nobody who is known, and whom no policy names.
 const NOBODY: Seat = Seat(0);

@@ -1,4 +1,4 @@
-//! Grants from a feed: one snapshot, then every change after it, in the order of revisions.
+//! Grants from a feed: one snapshot, then every change after it, in the order of revisions; and the guardrails over them.
 //!
 //! The view is proved current whenever the feed was asked and everything up to its answer is in force. A feed that does
 //! not answer, or whose change cannot be applied, proves nothing: the view ages, and then everything is denied.
@@ -14,6 +14,7 @@ use crate::domain::grant::{Grant, GrantState};
 use crate::domain::id::{BackendName, GrantId, LockId, Revision};
 use crate::domain::lock::Lock;
 use crate::domain::principal::Principal;
+use crate::guardrail::GuardrailBundle;
 use crate::sidecar::decide::Decider;
 use crate::sidecar::decide::stated::{Refused, Snapshot, StatedGrant};
 use crate::sidecar::decide::table::GRANTS_PER_PRINCIPAL_MAX;
@@ -29,6 +30,8 @@ pub enum Change {
     Lock(Box<Lock>),
     /// A lock was lifted.
     Unlock(LockId),
+    /// What is declared changed, and the guardrails with it or not.
+    Declared,
     /// Nothing that matters here.
     Other,
 }
@@ -46,6 +49,8 @@ pub enum Changes {
 pub trait Feed: Send + Sync + 'static {
     /// All that is in force, at one moment.
     fn snapshot(&self) -> Work<'_, Result<Snapshot, String>>;
+    /// The guardrails of this moment or a later one.
+    fn guardrails(&self) -> Work<'_, Result<GuardrailBundle, String>>;
     /// What changed after that revision.
     fn changes(&self, after: Revision) -> Work<'_, Result<Changes, String>>;
     /// Returns when something may have changed since it was last asked, and at once if that is not known.
@@ -72,11 +77,27 @@ impl<F: Feed> FeedSource<F> {
     async fn begin(&mut self) -> Result<(), String> {
         let before = self.decider.clock().now().uptime;
         let mut snapshot = self.feed.snapshot().await?;
+        // First what forbids, then what permits; asked for later, it is no older.
+        self.guard().await?;
         leave_out_too_many(&mut snapshot);
         let (revision, locks) = (snapshot.revision, snapshot.locks.clone());
         tokio::task::block_in_place(|| self.decider.apply(snapshot)).map_err(|error| error.to_string())?;
         (self.revision, self.locks) = (revision, locks);
         self.decider.freshness().prove(before);
+        Ok(())
+    }
+
+    /// Puts the guardrails of this moment in force. Those that cannot be used are not an error of the view: the last good ones
+    /// hold.
+    async fn guard(&self) -> Result<(), String> {
+        let bundle = self.feed.guardrails().await?;
+        match tokio::task::block_in_place(|| self.decider.set_guardrails(&bundle)) {
+            Ok(true) => {
+                tracing::info!(policies = bundle.policies.len(), digest = bundle.digest(), "guardrails changed")
+            }
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "guardrails not in force; the last good ones stay"),
+        }
         Ok(())
     }
 
@@ -95,7 +116,14 @@ impl<F: Feed> FeedSource<F> {
                     return Ok(changed);
                 }
                 Changes::Next(changes) => {
+                    let mut guarded = false;
                     for (revision, change) in changes {
+                        // Before what comes after it: a later grant may rest on a guardrail that is new. What is read now
+                        // is no older than any of these changes, so once is enough.
+                        if change == Change::Declared && !guarded {
+                            self.guard().await?;
+                            guarded = true;
+                        }
                         self.take(revision, change)?;
                     }
                     changed = true;
@@ -130,7 +158,7 @@ impl<F: Feed> FeedSource<F> {
                 self.locks.retain(|held| held.id != id);
                 self.decider.set_locks(self.locks.clone());
             }
-            Change::Other => {}
+            Change::Declared | Change::Other => {}
         }
         self.revision = revision;
         self.decider.table().advance(revision);
