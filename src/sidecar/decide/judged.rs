@@ -216,6 +216,36 @@ mod tests {
     }
 
     #[test]
+    fn no_call_slips_through_beside_a_new_guardrail() {
+        let mut bench = Bench::new();
+        bench.state(vec![grant("g1", "queue.*", "**", 0, 2_000)]);
+        let forbidding = bundle(Counts::Enforce, NO_DELETE);
+        for round in 0..20 {
+            bench.decider.set_guardrails(&GuardrailBundle::default()).unwrap();
+            let begun = std::sync::atomic::AtomicUsize::new(0);
+            let permits: Vec<_> = std::thread::scope(|scope| {
+                let (bench, begun) = (&bench, &begun);
+                let ask = move || {
+                    let mut permits = Vec::new();
+                    while let Ok(permit) = bench.ask("queue.delete", ORDERS) {
+                        begun.fetch_add(1, Ordering::SeqCst);
+                        permits.push(permit);
+                    }
+                    permits
+                };
+                let threads: Vec<_> = (0..2).map(|_| scope.spawn(ask)).collect();
+                while begun.load(Ordering::SeqCst) < round {
+                    std::hint::spin_loop();
+                }
+                bench.decider.set_guardrails(&forbidding).unwrap();
+                threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+            });
+            assert!(permits.len() >= round);
+            assert!(permits.iter().all(|permit| permit.watch().ended() == Some(Reason::Guardrail)));
+        }
+    }
+
+    #[test]
     fn one_that_reads_the_time_ends_what_runs_when_it_comes() {
         let mut bench = Bench::new();
         bench.state(vec![grant("g1", "queue.*", "**", 0, 2_000)]);
