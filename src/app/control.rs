@@ -22,7 +22,7 @@ use crate::config::{Config, ControlConfig, StoreAddress};
 use crate::control::api::{self, LocalToken, serve::CurrentTls};
 use crate::control::catalogue::LOCAL_ADMIN;
 use crate::control::command::{Command, Reply};
-use crate::control::document::{API_VERSION, BackendSpec, Class, Document, Kind, Metadata, NamedAction, read_yaml};
+use crate::control::document::{API_VERSION, BackendSpec, Document, Kind, Metadata, NamedAction, read_yaml};
 use crate::control::engine::Engine;
 use crate::control::store::sql::SqlStore;
 use crate::domain::principal::Principal;
@@ -149,7 +149,7 @@ impl RunningControl {
 
     /// The grants of this control plane, for the sidecar beside it.
     fn feed(&self) -> Beside {
-        Beside::new(Arc::clone(&self.store), self.engine.head(), self.began)
+        Beside::new(Arc::clone(&self.store), self.engine.clone(), self.began)
     }
 
     /// Stops: no new connection, calls finish until the configured deadline, what waits is written.
@@ -287,10 +287,8 @@ fn backends(config: &Config) -> anyhow::Result<Vec<Document>> {
         .map(|backend| {
             let name = backend.name.to_string();
             let map = build::action_map(backend)?;
-            let actions = map
-                .actions()
-                .iter()
-                .map(|action| NamedAction { name: action.name.to_string(), class: Class::from(action.class) });
+            let actions =
+                map.actions().iter().map(|action| NamedAction { name: action.name.to_string(), class: action.class });
             let spec = BackendSpec { action_map: None, actions: Some(actions.collect()) };
             Ok(Document {
                 api_version: API_VERSION.to_owned(),

@@ -86,14 +86,17 @@ pub struct Follower {
     assembling: Option<(u32, Snapshot)>,
     ended_ahead: HashMap<GrantId, (Revision, GrantState)>,
     locked_ahead: HashMap<LockId, (Revision, Box<Lock>)>,
-    /// The bundles in force, and the newest revision each backend was told of.
-    bundles: BTreeMap<BackendName, String>,
-    bundle_revisions: BTreeMap<BackendName, u64>,
+    /// The bundles in force, and the newest revision that was told of each.
+    bundles: BTreeMap<String, String>,
+    bundle_revisions: BTreeMap<String, u64>,
     /// What this stream told of, whether it could be used or not.
-    told: BTreeMap<BackendName, String>,
+    told: BTreeMap<String, String>,
     pings: VecDeque<(u64, Uptime)>,
     nonce: u64,
 }
+
+/// Bundles of one source; there is one kind of them today.
+const BUNDLES_MAX: usize = 64;
 
 /// Pings that wait for their answers; a source that answers none is asked no more often than that.
 const PINGS_MAX: usize = 64;
@@ -129,7 +132,6 @@ impl Follower {
     /// Follows other backends from the next stream on. What was held of others is no beginning for these.
     pub fn serve(&mut self, backends: BTreeSet<BackendName>) {
         if backends != self.about.backends {
-            self.bundles.retain(|backend, _| backends.contains(backend));
             self.about.backends = backends;
             self.held = None;
         }
@@ -149,7 +151,7 @@ impl Follower {
             version: self.about.version.clone(),
             staleness_max_ms: self.about.staleness_max.map_or(0, |max| u64::try_from(max.as_millis()).unwrap_or(0)),
             bundles: bundles
-                .map(|(backend, digest)| v1::BundleRef { backend: backend.to_string(), digest: digest.clone() })
+                .map(|(name, digest)| v1::BundleRef { name: name.clone(), digest: digest.clone() })
                 .collect(),
         }))
     }
@@ -332,25 +334,27 @@ impl Follower {
     }
 
     fn bundle(&mut self, bundle: v1::Bundle, sink: &dyn Sink) -> Result<Taken, Broken> {
-        let backend = BackendName::new(&bundle.backend).map_err(|error| Unreadable::new("bundle.backend", error))?;
-        let digest = bundle.digest;
-        self.told.insert(backend.clone(), digest.clone());
-        let newest = self.bundle_revisions.entry(backend.clone()).or_default();
+        let v1::Bundle { name, digest, .. } = bundle;
+        if self.told.len() >= BUNDLES_MAX && !self.told.contains_key(&name) {
+            return Err(Unreadable::new("bundle.name", "there are too many").into());
+        }
+        self.told.insert(name.clone(), digest.clone());
+        let newest = self.bundle_revisions.entry(name.clone()).or_default();
         // Another replica, which is behind: what it lifts again may have been forbidden long ago.
-        if bundle.revision < *newest && self.bundles.get(&backend) != Some(&digest) {
+        if bundle.revision < *newest && self.bundles.get(&name) != Some(&digest) {
             return Err(Broken::Behind);
         }
         *newest = bundle.revision.max(*newest);
         let revision = Revision(bundle.revision);
         let given =
-            Bundle { backend: backend.clone(), digest: digest.as_str().into(), revision, content: bundle.content };
+            Bundle { name: name.as_str().into(), digest: digest.as_str().into(), revision, content: bundle.content };
         let reply = match sink.bundle(given) {
             Ok(()) => {
-                self.bundles.insert(backend, digest);
+                self.bundles.insert(name, digest);
                 None
             }
             Err(error) => {
-                let nack = v1::Nack { backend: backend.to_string(), digest, error };
+                let nack = v1::Nack { name, digest, error };
                 Some(frame(v1::client_frame::Frame::Nack(nack)))
             }
         };
@@ -358,7 +362,7 @@ impl Follower {
     }
 
     fn pong(&mut self, pong: &v1::Pong, sink: &dyn Sink) -> Result<(), Broken> {
-        if pong.bundles != digest_of(self.told.iter().map(|(backend, digest)| (backend, digest.as_str()))) {
+        if pong.bundles != digest_of(self.told.iter().map(|(name, digest)| (name.as_str(), digest.as_str()))) {
             return Err(Broken::Bundles);
         }
         // INVARIANT: it proves something only of a whole view, and only if all it speaks of is in force.

@@ -62,7 +62,7 @@ pub(super) struct Inner {
     /// What came ahead of its turn, with its place; only a relay's source says such things.
     hurried: Vec<(u64, Revision, Change)>,
     hurries: u64,
-    bundles: BTreeMap<BackendName, Bundle>,
+    bundles: BTreeMap<Arc<str>, Bundle>,
     bundle_changes: u64,
     proof: Option<Proof>,
     sessions: Vec<Arc<Session>>,
@@ -203,7 +203,7 @@ struct Touched {
 impl Touched {
     fn by<'a>(changes: impl Iterator<Item = &'a Change>) -> Self {
         let (mut only, mut all, mut ended) = (BTreeSet::new(), false, false);
-        for change in changes.filter(|change| !matches!(change, Change::Other)) {
+        for change in changes.filter(|change| !matches!(change, Change::Declared)) {
             ended |= change.is_end();
             match change.backend() {
                 Some(backend) if only.contains(backend) => {}
@@ -219,7 +219,7 @@ impl Touched {
 pub(super) fn is_for(change: &Change, backends: &BTreeSet<BackendName>) -> bool {
     match change.backend() {
         Some(backend) => backends.contains(backend),
-        None => !matches!(change, Change::Other),
+        None => !matches!(change, Change::Declared),
     }
 }
 
@@ -241,7 +241,7 @@ impl Inner {
             Change::Unlock(id) => {
                 self.locks.remove(id);
             }
-            Change::Other => {}
+            Change::Declared => {}
         }
     }
 
@@ -293,9 +293,9 @@ impl Inner {
         self.proof
     }
 
-    /// The bundles of these backends.
-    pub(super) fn bundles<'a>(&'a self, backends: &'a BTreeSet<BackendName>) -> impl Iterator<Item = &'a Bundle> {
-        backends.iter().filter_map(|backend| self.bundles.get(backend))
+    /// The bundles; every sidecar gets all of them.
+    pub(super) fn bundles(&self) -> impl Iterator<Item = &Bundle> {
+        self.bundles.values()
     }
 
     /// How often bundles changed.
@@ -380,17 +380,16 @@ impl Sink for Hub {
 
     fn bundle(&self, bundle: Bundle) -> Result<(), String> {
         let mut inner = self.write();
-        let of = Of::Only([bundle.backend.clone()].into());
-        match inner.bundles.get_mut(&bundle.backend) {
+        match inner.bundles.get_mut(&bundle.name) {
             Some(known) if known.revision > bundle.revision => {}
             Some(known) if known.digest == bundle.digest => known.revision = bundle.revision,
             _ => {
-                inner.bundles.insert(bundle.backend.clone(), bundle);
+                inner.bundles.insert(Arc::clone(&bundle.name), bundle);
                 inner.bundle_changes += 1;
             }
         }
         drop(inner);
-        self.wake(&of);
+        self.wake_all();
         Ok(())
     }
 

@@ -23,6 +23,9 @@ pub const FRAME_CHANGES_MAX: usize = 256;
 /// Most backends of one stream.
 const BACKENDS_MAX: usize = 1_024;
 
+/// Most bundles that a sidecar says it holds.
+const BUNDLES_MAX: usize = 64;
+
 /// Most pings that wait on one stream.
 const PINGS_MAX: usize = 64;
 
@@ -59,8 +62,8 @@ pub enum Said {
     },
     /// A bundle cannot be used there.
     Unusable {
-        /// Whose.
-        backend: BackendName,
+        /// Its name.
+        bundle: String,
         /// Which.
         digest: String,
         /// Why.
@@ -89,7 +92,7 @@ pub struct Stream {
     ahead: Revision,
     hurries: u64,
     telling: Option<Telling>,
-    bundles: BTreeMap<BackendName, Arc<str>>,
+    bundles: BTreeMap<Arc<str>, Arc<str>>,
     bundle_changes: Option<u64>,
     pings: VecDeque<(u64, Uptime)>,
 }
@@ -121,7 +124,7 @@ impl Stream {
         }
         let staleness = Some(subscribe.staleness_max_ms).filter(|ms| *ms > 0).map(Duration::from_millis);
         let bundles = subscribe.bundles.into_iter();
-        let bundles = bundles.filter_map(|held| Some((BackendName::new(&held.backend).ok()?, held.digest.into())));
+        let bundles = bundles.take(BUNDLES_MAX).map(|held| (held.name.into(), held.digest.into()));
         let said = subscribe.resume_revision.map(Revision);
         let session =
             Session::new(sidecar, subscribe.boot_id, subscribe.version, backends, staleness, hub.clock().now().uptime);
@@ -183,9 +186,9 @@ impl Stream {
             }
             Some(Frame::Activity(activity)) => activity.grants.iter().map(used).collect(),
             Some(Frame::Nack(nack)) => {
-                let backend = BackendName::new(&nack.backend).map_err(|e| Unreadable::new("nack.backend", e))?;
-                let error = nack.error.chars().take(500).collect();
-                Ok(vec![Said::Unusable { backend, digest: nack.digest, error }])
+                let cut = |text: String| text.chars().take(500).collect();
+                let (bundle, digest, error) = (cut(nack.name), cut(nack.digest), cut(nack.error));
+                Ok(vec![Said::Unusable { bundle, digest, error }])
             }
             None => Ok(Vec::new()),
         }
@@ -225,14 +228,14 @@ impl Stream {
         if is_behind || self.bundle_changes == Some(inner.bundle_changes()) {
             return None;
         }
-        let news = inner.bundles(&self.session.backends).find(|b| self.bundles.get(&b.backend) != Some(&b.digest));
+        let news = inner.bundles().find(|bundle| self.bundles.get(&bundle.name) != Some(&bundle.digest));
         let Some(bundle) = news else {
             self.bundle_changes = Some(inner.bundle_changes());
             return None;
         };
-        self.bundles.insert(bundle.backend.clone(), Arc::clone(&bundle.digest));
+        self.bundles.insert(Arc::clone(&bundle.name), Arc::clone(&bundle.digest));
         Some(v1::server_frame::Frame::Bundle(v1::Bundle {
-            backend: bundle.backend.to_string(),
+            name: bundle.name.to_string(),
             digest: bundle.digest.to_string(),
             content: bundle.content.clone(),
             revision: bundle.revision.0,
@@ -327,7 +330,7 @@ impl Stream {
             nonce,
             as_of_revision: proof.revision.0,
             server_time: now.wall.as_micros(),
-            bundles: digest_of(self.bundles.iter().map(|(backend, digest)| (backend, &**digest))),
+            bundles: digest_of(self.bundles.iter().map(|(name, digest)| (&**name, &**digest))),
         }))
     }
 
@@ -358,7 +361,7 @@ fn said(change: &Change) -> Option<v1::Change> {
         Change::End { id, backend, state } => Said::Ended(v1::Ended::of(id, backend, *state)),
         Change::Lock(lock) => Said::Lock((&**lock).into()),
         Change::Unlock(id) => Said::Unlock(id.to_string()),
-        Change::Other => return None,
+        Change::Declared => return None,
     };
     Some(v1::Change { change: Some(change) })
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use leasehold::domain::grant::GrantState;
-use leasehold::domain::id::{BackendName, GrantId, Revision};
+use leasehold::domain::id::{GrantId, Revision};
 use leasehold::domain::time::{Clock, Now, Timestamp, Uptime};
 use leasehold::domain::view::{Change, Snapshot};
 use leasehold::sidecar::decide::Decider;
@@ -58,7 +58,7 @@ pub struct Probe {
     decider: Arc<Decider>,
     /// Grants that ended ahead of their turn.
     ended: Mutex<HashSet<GrantId>>,
-    pub bundles: Mutex<BTreeMap<BackendName, String>>,
+    pub bundles: Mutex<BTreeMap<String, String>>,
 }
 
 impl Sink for Probe {
@@ -91,7 +91,7 @@ impl Sink for Probe {
     }
 
     fn bundle(&self, bundle: Bundle) -> Result<(), String> {
-        self.bundles.lock().unwrap().insert(bundle.backend, bundle.digest.to_string());
+        self.bundles.lock().unwrap().insert(bundle.name.to_string(), bundle.digest.to_string());
         Ok(())
     }
 

@@ -67,7 +67,7 @@ impl Store {
             }
             Change::Lock(lock) => drop(self.locks.insert(lock.id.clone(), (now, (**lock).clone()))),
             Change::Unlock(id) => drop(self.locks.remove(id)),
-            Change::Other => {}
+            Change::Declared => {}
         }
         self.changes.push((now, change));
     }
@@ -105,7 +105,7 @@ impl Store {
                 }
             }
             _ => {
-                self.commit(now, Change::Other);
+                self.commit(now, Change::Declared);
                 // Few of them, so that one comes again.
                 let digest = random.below(6).to_string();
                 self.bundles.push((Revision(self.changes.len() as u64), backend(self.next % BACKENDS), digest));

@@ -134,7 +134,7 @@ impl World {
         let bundles = sidecar.sink.bundles.lock().unwrap();
         let now_there = self.store.bundles_at(Revision(u64::MAX));
         for of in backends {
-            assert_eq!(bundles.get(of), now_there.get(of), "{name} has an old bundle of {of}");
+            assert_eq!(bundles.get(of.as_str()), now_there.get(of), "{name} has an old bundle of {of}");
         }
     }
 
@@ -249,7 +249,7 @@ impl World {
                 let target = self.store.head_at(reading.looks_at);
                 for (of, digest) in self.store.bundles_at(target) {
                     let (digest, content) = (digest.into(), b"x"[..].into());
-                    let bundle = Bundle { backend: of, digest, revision: target, content };
+                    let bundle = Bundle { name: of.as_str().into(), digest, revision: target, content };
                     server.hub.bundle(bundle).unwrap();
                 }
                 match server.read {
@@ -403,7 +403,7 @@ impl World {
             let held = sidecar.sink.bundles.lock().unwrap();
             for of in &sidecar.client.follower.about().backends {
                 let may_hold = self.store.bundles_since(of, self.store.head_at(now - bound));
-                let holds = held.get(of).map(String::as_str);
+                let holds = held.get(of.as_str()).map(String::as_str);
                 assert!(holds.is_some_and(|holds| may_hold.contains(holds)), "{} has {holds:?} of {of}", sidecar.name);
             }
         }

@@ -148,6 +148,16 @@ impl Engine {
         Arc::clone(&self.catalogue.borrow())
     }
 
+    /// The documents in force that the store has now: what is committed counts, whether or not it was told here yet.
+    ///
+    /// # Errors
+    /// What is wrong with the store, or with the documents in it.
+    pub async fn committed<S: Store>(&self, store: &S) -> Result<Arc<Catalogue>, StoreError> {
+        let mut view = store.view().await?;
+        let (told, head) = (self.catalogue(), view.head().await?);
+        if told.generation >= head.generation { Ok(told) } else { read_catalogue(&mut view).await.map(Arc::new) }
+    }
+
     /// How far the store is, and a sign whenever anything changes. A hint: what there is to know stands in the store.
     pub fn head(&self) -> watch::Receiver<Head> {
         self.head.clone()
