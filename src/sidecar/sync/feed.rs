@@ -228,7 +228,83 @@ mod tests {
     use super::*;
     use crate::domain::action::{ActionPattern, Scope};
     use crate::domain::resource::ResourcePattern;
-    use crate::domain::time::{Timestamp, Window};
+    use crate::domain::time::{Clock, Now, Timestamp, Uptime, Window};
+    use crate::guardrail::{GuardrailDocument, Mode};
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[derive(Debug)]
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> Now {
+            Now { wall: Timestamp::from_seconds(1_000), uptime: Uptime::from_micros(1) }
+        }
+    }
+
+    /// A feed that says what a test puts in it, and counts how often it is asked for guardrails.
+    #[derive(Default)]
+    struct Scripted {
+        bundle: Mutex<GuardrailBundle>,
+        changes: Mutex<Vec<(Revision, Change)>>,
+        asked: AtomicUsize,
+    }
+
+    impl Feed for Arc<Scripted> {
+        fn snapshot(&self) -> Work<'_, Result<Snapshot, String>> {
+            Box::pin(async { Ok(Snapshot::default()) })
+        }
+
+        fn guardrails(&self) -> Work<'_, Result<GuardrailBundle, String>> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            let bundle = self.bundle.lock().unwrap().clone();
+            Box::pin(async { Ok(bundle) })
+        }
+
+        fn changes(&self, after: Revision) -> Work<'_, Result<Changes, String>> {
+            let mut changes = self.changes.lock().unwrap().clone();
+            changes.retain(|(revision, _)| *revision > after);
+            Box::pin(async { Ok(Changes::Next(changes)) })
+        }
+
+        fn moved(&mut self) -> Work<'_, ()> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    fn bundle(cedar: &str) -> GuardrailBundle {
+        let backends = serde_json::json!([{"name": "b", "actions": [{"name": "x.y", "class": "read"}]}]);
+        GuardrailBundle {
+            policies: vec![GuardrailDocument { name: "d".to_owned(), mode: Mode::Enforce, cedar: cedar.to_owned() }],
+            backends: serde_json::from_value(backends).unwrap(),
+            principals: Vec::new(),
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn guardrails_come_first_and_follow_what_is_declared() {
+        let feed = Arc::new(Scripted::default());
+        let decider = Decider::new(Arc::new(Still), Duration::from_secs(30), 1);
+        let mut source = FeedSource::new(Arc::clone(&feed), Arc::clone(&decider));
+        let good = bundle(r#"@id("a") forbid(principal, action, resource in Leasehold::Backend::"b");"#);
+        *feed.bundle.lock().unwrap() = good.clone();
+        source.first().await.unwrap();
+        assert_eq!(decider.guardrails().digest(), good.digest());
+        // However many documents changed at once, it is asked once; and not for what is none.
+        let declared = (1..=3).map(|n| (Revision(n), Change::Declared));
+        *feed.changes.lock().unwrap() = declared.chain([(Revision(4), Change::Other)]).collect();
+        *feed.bundle.lock().unwrap() = bundle("forbid(");
+        let asked = feed.asked.load(Ordering::SeqCst);
+        assert_eq!(source.catch_up().await, Ok(true));
+        assert_eq!(feed.asked.load(Ordering::SeqCst), asked + 1);
+        // What cannot be used costs nobody their view.
+        assert!(decider.guardrails_are_broken() && decider.freshness().is_fresh(Still.now()));
+        assert_eq!((decider.guardrails().digest(), decider.table().revision()), (&*good.digest(), Revision(4)));
+        feed.changes.lock().unwrap().push((Revision(5), Change::Declared));
+        *feed.bundle.lock().unwrap() = GuardrailBundle::default();
+        assert_eq!(source.catch_up().await, Ok(true));
+        assert!(decider.guardrails().is_empty() && !decider.guardrails_are_broken());
+    }
 
     #[test]
     fn a_holder_of_too_many_costs_nobody_else_a_grant() {
