@@ -125,7 +125,7 @@ impl Store {
     /// The bundles of a backend that were in force at that revision, or later.
     pub fn bundles_since(&self, of: &BackendName, revision: Revision) -> HashSet<&str> {
         let mine = self.bundles.iter().filter(|(_, backend, _)| backend == of);
-        let first = mine.clone().filter(|(at, _, _)| *at <= revision).next_back();
+        let first = mine.clone().rfind(|(at, _, _)| *at <= revision);
         mine.filter(|(at, _, _)| *at > revision).chain(first).map(|(_, _, digest)| digest.as_str()).collect()
     }
 
