@@ -69,6 +69,7 @@ const CONTROL: Table = &[
     ("store", &["document", "route"]),
     ("command", &["catalogue", "document", "refusal", "route", "store"]),
     ("engine", &["catalogue", "command", "refusal", "store"]),
+    ("publish", &["command", "engine", "refusal", "store"]),
     ("doctor", &["catalogue", "store"]),
     ("api", &["catalogue", "command", "doctor", "document", "engine", "refusal", "route", "store"]),
 ];

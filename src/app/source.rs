@@ -16,6 +16,7 @@ use crate::sidecar::decide::Decider;
 use crate::sidecar::sync::file::{FileSettings, FileSource};
 use crate::sidecar::sync::sink::TableSink;
 use crate::sync::feed::{Changes, Feed, FeedSource};
+use crate::sync::local::Local;
 use crate::sync::{GrantSource, Work};
 
 /// The configured source, with its first view in force.
@@ -45,6 +46,7 @@ pub(super) struct Beside {
     store: Arc<SqlStore>,
     head: watch::Receiver<Head>,
     since: Timestamp,
+    local: Option<Local>,
 }
 
 /// Rows of one page of a snapshot, and changes of one answer.
@@ -54,7 +56,12 @@ impl Beside {
     /// Counted grants from before `since` are stated as used up: how often they were used, only the process knew that
     /// used them, and a use that is not known is lost rather than given twice.
     pub(super) fn new(store: Arc<SqlStore>, head: watch::Receiver<Head>, since: Timestamp) -> Self {
-        Self { store, head, since }
+        Self { store, head, since, local: None }
+    }
+
+    /// The same for a sidecar that counts among those that follow.
+    pub(super) fn counted(self, local: Local) -> Self {
+        Self { local: Some(local), ..self }
     }
 
     async fn read_all(&self) -> Result<Snapshot, String> {
@@ -98,11 +105,25 @@ fn translate(change: Kept) -> Change {
 
 impl Feed for Beside {
     fn snapshot(&self) -> Work<'_, Result<Snapshot, String>> {
+        // What is read here is served from before we hear whether it was put in force.
+        if let Some(local) = &self.local {
+            local.proves(local.now());
+        }
         Box::pin(self.read_all())
     }
 
     fn changes(&self, after: Revision) -> Work<'_, Result<Changes, String>> {
-        Box::pin(self.read_changes(after))
+        Box::pin(async move {
+            let Some(local) = &self.local else { return self.read_changes(after).await };
+            // Whoever asks what comes after it has put it in force.
+            local.enforces(after);
+            let asked = local.now();
+            let changes = self.read_changes(after).await?;
+            if matches!(&changes, Changes::Next(next) if next.is_empty()) {
+                local.proves(asked);
+            }
+            Ok(changes)
+        })
     }
 
     fn moved(&mut self) -> Work<'_, ()> {

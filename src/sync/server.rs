@@ -2,7 +2,7 @@
 //!
 //! One task a stream. It sends whatever the stream says next as long as the peer has room for it, and sleeps until the
 //! session is woken, a frame comes, or the right to follow is to be looked at again. Who the peer is, the listener has put
-//! beside each request ([`Peer`]); no field of a message says it.
+//! beside each request (an `Option` of a [`Peer`]); no field of a message says it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -125,7 +125,7 @@ pub fn routes<O: Origin>(hub: Arc<Hub>, origin: Arc<O>, stop: CancellationToken)
 impl<O> Server<O> {
     /// Who asks.
     fn peer<T>(&self, request: &Request<T>) -> Result<Peer, Status> {
-        let peer = request.extensions().get::<Peer>().cloned();
+        let peer = request.extensions().get::<Option<Peer>>().cloned().flatten();
         let peer = peer.ok_or_else(|| Status::unauthenticated("show a sidecar's certificate"))?;
         if self.is_over(&peer) {
             return Err(Status::unauthenticated("the certificate of this connection is over: connect with a new one"));

@@ -31,6 +31,7 @@ pub struct Catalogue {
     principals: HashMap<String, PrincipalSpec>,
     /// The longest first.
     patterns: Vec<PrincipalSpec>,
+    sidecars: HashMap<BackendName, Vec<String>>,
 }
 
 /// Somebody who is known here.
@@ -67,6 +68,7 @@ struct Declared {
     principals: Vec<PrincipalSpec>,
     entitlements: BTreeMap<EntitlementName, Entitlement>,
     policies: BTreeMap<String, PolicySpec>,
+    sidecars: HashMap<BackendName, Vec<String>>,
     errors: Vec<String>,
 }
 
@@ -83,7 +85,7 @@ impl Catalogue {
             }
         }
         let backends = declared.actions();
-        let Declared { principals, entitlements, policies, mut errors, .. } = declared;
+        let Declared { principals, entitlements, policies, sidecars, mut errors, .. } = declared;
         errors.extend(entitlements.values().filter_map(|entitlement| check(entitlement, &backends).err()));
         errors.extend(same_principals(&principals));
         // What is wrong with a policy may be what is wrong with a backend it names: the first is said, and once.
@@ -94,12 +96,22 @@ impl Catalogue {
         let (mut patterns, exact): (Vec<_>, Vec<_>) = principals.into_iter().partition(|s| s.principal.ends_with('*'));
         patterns.sort_by_key(|spec| std::cmp::Reverse(spec.principal.len()));
         let principals = exact.into_iter().map(|spec| (spec.principal.clone(), spec)).collect();
-        Ok(Self { backends, entitlements, policies, generation, principals, patterns })
+        Ok(Self { backends, entitlements, policies, generation, principals, patterns, sidecars })
     }
 
     /// Every Principal that was declared.
     pub fn principals(&self) -> impl Iterator<Item = &PrincipalSpec> {
         self.principals.values().chain(&self.patterns)
+    }
+
+    /// Whether a sidecar may follow a backend, and take uses of its grants.
+    pub fn may_follow(&self, sidecar: &Principal, backend: &BackendName) -> bool {
+        let text = sidecar.as_str();
+        let is = |listed: &String| match listed.strip_suffix('*') {
+            Some(prefix) => text.len() > prefix.len() && text.starts_with(prefix),
+            None => listed == text,
+        };
+        self.sidecars.get(backend).is_some_and(|listed| listed.iter().any(is))
     }
 
     /// Who somebody is: by the exact name, else by the longest pattern.
@@ -137,8 +149,9 @@ impl Declared {
         let name = &document.metadata.name;
         match document.read()? {
             Spec::ActionMap(actions) => drop(self.maps.insert(name.clone(), actions)),
-            Spec::Backend(actions) => {
+            Spec::Backend(actions, sidecars) => {
                 let name = BackendName::new(name).map_err(|error| error.to_string())?;
+                self.sidecars.insert(name.clone(), sidecars);
                 self.backends.insert(name, actions);
             }
             Spec::Principal(spec) => self.principals.push(spec),

@@ -26,6 +26,7 @@ use crate::domain::lock::Lock;
 use crate::domain::principal::Principal;
 use crate::domain::task::{Task, TaskEvent};
 use crate::domain::time::Timestamp;
+use crate::sync::server::Use;
 
 /// What somebody wants done.
 #[derive(Debug, Clone)]
@@ -72,6 +73,13 @@ pub enum Command {
     Reduce(GrantId, Narrower),
     /// Take a use of a counted grant, for a sidecar.
     Consume {
+        /// Which grant.
+        grant: GrantId,
+        /// The use: said again, it is the same one.
+        use_id: String,
+    },
+    /// Take a use of a counted grant, as a sidecar of its backend.
+    Use {
         /// Which grant.
         grant: GrantId,
         /// The use: said again, it is the same one.
@@ -125,6 +133,8 @@ pub enum Reply {
     Request(Box<RequestRow>, Option<Box<GrantRow>>),
     /// How a grant is now.
     Grant(Box<GrantRow>),
+    /// What came of asking for a use.
+    Used(Use),
     /// Which grants were ended.
     Ended(Vec<GrantId>),
     /// A lock as it is in force.
@@ -191,6 +201,7 @@ pub async fn execute<R: Rows>(
         Command::Revoke { selector, reason } => work.revoke(selector, reason).await?,
         Command::Reduce(grant, to) => work.reduce(grant, to.clone()).await?,
         Command::Consume { grant, use_id } => work.consume(grant, use_id).await?,
+        Command::Use { grant, use_id } => work.take_use(grant, use_id).await?,
         Command::Review { grant, note } => work.review(grant, note).await?,
         Command::Lock(lock) => work.lock(lock)?,
         Command::Unlock(id) => work.unlock(id).await?,

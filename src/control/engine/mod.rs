@@ -142,6 +142,13 @@ impl Engine {
         Arc::clone(&self.catalogue.borrow())
     }
 
+    /// A sign whenever the documents in force change from now on.
+    pub fn declared(&self) -> watch::Receiver<Arc<Catalogue>> {
+        let mut catalogue = self.catalogue.clone();
+        catalogue.mark_unchanged();
+        catalogue
+    }
+
     /// How far the store is, and a sign whenever anything changes. A hint: what there is to know stands in the store.
     pub fn head(&self) -> watch::Receiver<Head> {
         self.head.clone()

@@ -1,0 +1,11 @@
+//! Control planes and sidecars that follow them, over real connections.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, unreachable_pub)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod follower;
+mod world;
+
+mod doors;
+mod follow;
