@@ -71,7 +71,7 @@ const CONTROL: Table = &[
     ("engine", &["catalogue", "command", "refusal", "store"]),
     ("publish", &["command", "engine", "refusal", "store"]),
     ("doctor", &["catalogue", "store"]),
-    ("api", &["catalogue", "command", "doctor", "document", "engine", "refusal", "route", "store"]),
+    ("api", &["catalogue", "command", "doctor", "document", "engine", "publish", "refusal", "route", "store"]),
 ];
 
 /// Where a table applies.

@@ -24,7 +24,7 @@ use crate::control::catalogue::LOCAL_ADMIN;
 use crate::control::command::{Command, Reply};
 use crate::control::document::{API_VERSION, BackendSpec, Class, Document, Kind, Metadata, NamedAction, read_yaml};
 use crate::control::engine::Engine;
-use crate::control::publish::Publisher;
+use crate::control::publish::{Publisher, Reports};
 use crate::control::store::sql::SqlStore;
 use crate::domain::principal::Principal;
 use crate::domain::time::{Clock, Timestamp};
@@ -42,7 +42,7 @@ const LOCAL_SIDECAR: &str = "urn:leasehold:local#sidecar";
 pub struct RunningControl {
     address: SocketAddr,
     sync: Option<SocketAddr>,
-    hub: Arc<Hub>,
+    reports: Arc<Reports>,
     token_file: PathBuf,
     engine: Engine,
     store: Arc<SqlStore>,
@@ -89,6 +89,7 @@ async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyh
         Some(tls) => Some(follow_tls(Arc::new(Tls::open(build::tls_settings(tls))?), &mut tasks, upkeep.clone())),
         None => None,
     };
+    let reports = publish::reports(&store, &hub, &mut tasks, &upkeep)?;
     let router = api::router(api::Parts {
         engine: engine.clone(),
         store: Arc::clone(&store),
@@ -101,6 +102,7 @@ async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyh
             client_id: login.client_id.clone(),
             scopes: login.scopes.clone(),
         }),
+        reports: Arc::clone(&reports),
     });
     let greet = api::serve::anybody();
     let mut served =
@@ -117,7 +119,7 @@ async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyh
         served.push(serves);
     }
     let running =
-        RunningControl { address, sync, hub, token_file, engine, store, began, upkeep, serving, served, tasks };
+        RunningControl { address, sync, reports, token_file, engine, store, began, upkeep, serving, served, tasks };
     let mut documents = documents(&control.documents)?;
     for document in more {
         let same = |d: &Document| d.kind == document.kind && d.metadata.name == document.metadata.name;
@@ -164,11 +166,14 @@ impl RunningControl {
     }
 
     /// The grants of this control plane, for the sidecar beside it, who counts among those that follow.
-    fn feed(&self, config: &Config) -> anyhow::Result<Beside> {
+    async fn feed(&self, config: &Config) -> anyhow::Result<Beside> {
         let beside = Beside::new(Arc::clone(&self.store), self.engine.head(), self.began);
         let sidecar = Principal::parse(LOCAL_SIDECAR).map_err(|error| anyhow!(error))?;
         let backends = config.backends.iter().map(|backend| backend.name.clone()).collect();
-        Ok(beside.counted(Local::join(Arc::clone(&self.hub), sidecar, backends, config.grants.staleness_max)))
+        let hub = Arc::clone(self.reports.hub());
+        let local = Local::join(hub, sidecar, backends, config.grants.staleness_max);
+        self.reports.announce().await.context("control.store")?;
+        Ok(beside.counted(local))
     }
 
     /// Stops: no new connection, calls finish until the configured deadline, what waits is written.
@@ -349,8 +354,9 @@ pub struct Up {
 /// As [`start_control`] and [`super::start`].
 pub async fn start_up(config: Config, control: &ControlConfig) -> anyhow::Result<Up> {
     let control = start_control_with(control, backends(&config)?).await?;
-    let feed = control.feed(&config)?;
+    let feed = control.feed(&config).await?;
     let sidecar = start_beside(config, Some(feed)).await?;
+    control.reports.register(sidecar.parts.metrics.registry())?;
     Ok(Up { control, sidecar })
 }
 
@@ -396,9 +402,10 @@ pub fn run_control(config: &ControlConfig) -> anyhow::Result<()> {
             .with_context(|| format!("admin.address {}", config.admin.address))?;
         let address = admin.local_addr()?;
         let running = start_control(config).await?;
-        let readiness = Readiness::new();
+        let (readiness, metrics) = (Readiness::new(), Metrics::new());
+        running.reports.register(metrics.registry())?;
         let parts = Admin {
-            metrics: Metrics::new(),
+            metrics,
             readiness: readiness.clone(),
             reports: Arc::new(std::collections::BTreeMap::new()),
             address,

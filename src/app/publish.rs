@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use arc_swap::ArcSwap;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -15,7 +17,9 @@ use super::LOOK_EVERY;
 use super::source::Beside;
 use crate::config::{ControlSync, SyncSigner};
 use crate::control::api::serve::{self, Greeted};
-use crate::control::publish::{self, Publisher};
+use crate::control::publish::{self, Publisher, Replicas, Reports};
+use crate::control::store::Store;
+use crate::control::store::sql::SqlStore;
 use crate::domain::id::Revision;
 use crate::domain::time::Clock;
 use crate::domain::view::Snapshot;
@@ -73,6 +77,28 @@ impl Feed for Asked {
             self.next = Instant::now() + READ_EVERY;
         })
     }
+}
+
+/// What says where ends are enforced: here, and where other control planes write to the store too.
+pub(super) fn reports(
+    store: &Arc<SqlStore>,
+    hub: &Arc<Hub>,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Arc<Reports>> {
+    let mut replicas = None;
+    if store.is_shared() {
+        // Two of one name would not hear each other.
+        let mut random = [0; 16];
+        aws_lc_rs::rand::fill(&mut random).map_err(|_| anyhow!("the system has no random bytes"))?;
+        let id = URL_SAFE_NO_PAD.encode(random);
+        let shared = Arc::new(Replicas::new(id, Arc::clone(hub), Arc::clone(store)));
+        tasks.spawn(Arc::clone(&shared).run(stop.clone()));
+        replicas = Some(shared);
+    }
+    let reports = Arc::new(Reports::new(Arc::clone(hub), replicas));
+    tasks.spawn(Arc::clone(&reports).watch(stop.clone()));
+    Ok(reports)
 }
 
 /// Where sidecars follow, with what its certificates are verified by.

@@ -93,6 +93,11 @@ impl Beside {
     }
 }
 
+fn local_may_prove(local: &Local) -> Result<(), String> {
+    let refusal = "other control planes do not hear of this one, so what they say of its sidecar would be wrong";
+    if local.may_prove() { Ok(()) } else { Err(refusal.to_owned()) }
+}
+
 fn translate(change: Kept) -> Change {
     match change {
         Kept::Grant(grant) => Change::Grant(grant),
@@ -106,10 +111,14 @@ fn translate(change: Kept) -> Change {
 impl Feed for Beside {
     fn snapshot(&self) -> Work<'_, Result<Snapshot, String>> {
         // What is read here is served from before we hear whether it was put in force.
-        if let Some(local) = &self.local {
+        let asked = self.local.as_ref().map_or(Ok(()), |local| {
             local.proves(local.now());
-        }
-        Box::pin(self.read_all())
+            local_may_prove(local)
+        });
+        Box::pin(async move {
+            asked?;
+            self.read_all().await
+        })
     }
 
     fn changes(&self, after: Revision) -> Work<'_, Result<Changes, String>> {
@@ -118,6 +127,7 @@ impl Feed for Beside {
             // Whoever asks what comes after it has put it in force.
             local.enforces(after);
             let asked = local.now();
+            local_may_prove(local)?;
             let changes = self.read_changes(after).await?;
             if matches!(&changes, Changes::Next(next) if next.is_empty()) {
                 local.proves(asked);

@@ -31,6 +31,11 @@ impl Local {
         self.hub.clock().now().uptime
     }
 
+    /// Whether evidence that is asked for now counts; other servers may have to hear of this one first.
+    pub fn may_prove(&self) -> bool {
+        self.hub.may_prove(self.now())
+    }
+
     /// Everything up to `revision` is enforced.
     pub fn enforces(&self, revision: Revision) {
         if !self.session.enforces(revision) {

@@ -5,7 +5,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod follower;
+#[path = "../store/postgres.rs"]
+#[allow(dead_code)]
+mod postgres;
 mod world;
 
 mod doors;
+mod enforce;
 mod follow;
+mod replicas;

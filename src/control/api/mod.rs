@@ -21,6 +21,7 @@ mod problem;
 mod records;
 mod requests;
 pub mod serve;
+mod sidecars;
 mod sight;
 mod view;
 
@@ -43,6 +44,7 @@ use caller::Limits;
 use problem::Problem;
 
 use super::engine::Engine;
+use super::publish::Reports;
 use super::store::sql::SqlStore;
 use crate::domain::time::Clock;
 use crate::identity::Verifier;
@@ -75,6 +77,8 @@ pub struct Parts {
     pub calls_per_second: NonZeroU32,
     /// Where people log in.
     pub login: Option<Login>,
+    /// Where ends are enforced.
+    pub reports: Arc<Reports>,
 }
 
 /// The API's state.
@@ -89,6 +93,7 @@ struct Api {
     limits: Limits,
     login: Option<Login>,
     ids: std::sync::Mutex<ContextV7>,
+    reports: Arc<Reports>,
 }
 
 impl Api {
@@ -117,6 +122,7 @@ pub fn router(parts: Parts) -> Router {
         limits: Limits::new(parts.calls_per_second),
         login: parts.login,
         ids: std::sync::Mutex::new(ContextV7::new()),
+        reports: parts.reports,
     });
     let (router, _) = openapi::routes().split_for_parts();
     router

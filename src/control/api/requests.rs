@@ -213,7 +213,7 @@ async fn list(
 #[into_params(parameter_in = Query)]
 pub(super) struct Wait {
     /// Answers when the state is another one, or after this long: `30s`, at most `60s`.
-    wait: Option<String>,
+    pub(super) wait: Option<String>,
 }
 
 impl Wait {

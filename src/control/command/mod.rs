@@ -21,7 +21,7 @@ use super::document::{Document, Kind};
 use super::refusal::Refusal;
 use super::store::{Change, GrantRow, Plan, RequestRow, Rows, Selector, StoreError, Write};
 use crate::domain::entitlement::Narrower;
-use crate::domain::id::{GrantId, LockId, RequestId, TaskRef};
+use crate::domain::id::{GrantId, LockId, RequestId, Revision, TaskRef};
 use crate::domain::lock::Lock;
 use crate::domain::principal::Principal;
 use crate::domain::task::{Task, TaskEvent};
@@ -137,8 +137,8 @@ pub enum Reply {
     Used(Use),
     /// Which grants were ended.
     Ended(Vec<GrantId>),
-    /// A lock as it is in force.
-    Lock(Box<Lock>),
+    /// A lock as it is in force, and since which revision.
+    Lock(Box<Lock>, Revision),
     /// Nothing more to say.
     Done,
     /// How a task is now, and what its end ended.
@@ -272,8 +272,9 @@ impl<R: Rows> Work<'_, R> {
         }
         let detail = serde_json::to_value(lock).unwrap_or_default();
         let change = Change::Lock(Box::new(lock.clone()));
-        self.plan.transition(Write::Lock(Box::new(lock.clone())), Some(change), "lock.begun", lock.id.as_str(), detail);
-        Ok(Reply::Lock(Box::new(lock.clone())))
+        let write = Write::Lock(Box::new(lock.clone()));
+        let revision = self.plan.transition(write, Some(change), "lock.begun", lock.id.as_str(), detail);
+        Ok(Reply::Lock(Box::new(lock.clone()), revision))
     }
 
     fn log_in(&mut self, by: &str) -> Reply {

@@ -3,10 +3,16 @@
 //! The store says what is in force; a hub keeps it for all streams ([`crate::sync`]). Here stands what only a control plane
 //! can answer them. A sidecar has the rights that the Backend documents name it for, and none at the API.
 
+mod replicas;
+mod report;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+
+pub use replicas::Replicas;
+pub use report::{Report, Reports};
 
 use super::command::{Command, Reply};
 use super::engine::Engine;
