@@ -11,14 +11,15 @@ type Table = &'static [(&'static str, &'static [&'static str])];
 /// The folders of `src/`. What is not listed is refused.
 const TOP: Table = &[
     ("domain", &[]),
+    ("guardrail", &["domain"]),
     ("telemetry", &[]),
     ("identity", &["domain"]),
     ("wire", &["domain"]),
     ("sync", &["domain", "telemetry", "wire"]),
-    ("sidecar", &["domain", "identity", "sync", "telemetry"]),
-    ("control", &["domain", "identity", "sync", "telemetry"]),
+    ("sidecar", &["domain", "guardrail", "identity", "sync", "telemetry"]),
+    ("control", &["domain", "guardrail", "identity", "sync", "telemetry"]),
     ("config", &["domain", "identity", "sidecar", "sync", "telemetry"]),
-    ("app", &["config", "control", "domain", "identity", "sidecar", "sync", "telemetry", "wire"]),
+    ("app", &["config", "control", "domain", "guardrail", "identity", "sidecar", "sync", "telemetry", "wire"]),
     ("cli", &["app", "config", "domain", "telemetry"]),
 ];
 

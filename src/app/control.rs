@@ -22,7 +22,7 @@ use crate::config::{Config, ControlConfig, StoreAddress};
 use crate::control::api::{self, LocalToken, serve::CurrentTls};
 use crate::control::catalogue::LOCAL_ADMIN;
 use crate::control::command::{Command, Reply};
-use crate::control::document::{API_VERSION, BackendSpec, Class, Document, Kind, Metadata, NamedAction, read_yaml};
+use crate::control::document::{API_VERSION, BackendSpec, Document, Kind, Metadata, NamedAction, read_yaml};
 use crate::control::engine::Engine;
 use crate::control::publish::{Publisher, Reports};
 use crate::control::store::sql::SqlStore;
@@ -58,11 +58,16 @@ pub struct RunningControl {
 /// # Errors
 /// What is wrong with the store, a document, a file or an address; nothing runs then.
 pub async fn start_control(config: &ControlConfig) -> anyhow::Result<RunningControl> {
-    start_control_with(config, Vec::new()).await
+    start_control_with(config, &Metrics::new(), Vec::new()).await
 }
 
-/// As [`start_control`]; `more` is declared with the configured documents, which come before it where both name a thing.
-async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyhow::Result<RunningControl> {
+/// As [`start_control`], with its figures in `metrics`; `more` is declared with the configured documents, which come
+/// before it where both name a thing.
+async fn start_control_with(
+    config: &ControlConfig,
+    metrics: &Metrics,
+    more: Vec<Document>,
+) -> anyhow::Result<RunningControl> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let began = clock.now().wall;
     let control = &config.control;
@@ -77,8 +82,8 @@ async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyh
     let verifier = verifier(config, &clock).await?;
     let hub = Arc::new(Hub::new(Arc::clone(&clock)));
     let (upkeep, serving) = (CancellationToken::new(), CancellationToken::new());
-    let (engine, running) =
-        Engine::start(Arc::clone(&store), Arc::clone(&clock), upkeep.clone()).await.map_err(|error| anyhow!(error))?;
+    let engine = Engine::start(Arc::clone(&store), Arc::clone(&clock), metrics.registry(), upkeep.clone()).await;
+    let (engine, running) = engine.map_err(|error| anyhow!(error))?;
     let listener =
         TcpListener::bind(control.address).await.with_context(|| format!("control.address {}", control.address))?;
     let address = listener.local_addr()?;
@@ -90,6 +95,7 @@ async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyh
         None => None,
     };
     let reports = publish::reports(&store, &hub, &mut tasks, &upkeep)?;
+    reports.register(metrics.registry())?;
     let router = api::router(api::Parts {
         engine: engine.clone(),
         store: Arc::clone(&store),
@@ -103,11 +109,12 @@ async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyh
             scopes: login.scopes.clone(),
         }),
         reports: Arc::clone(&reports),
-    });
+        registry: metrics.registry().clone(),
+    })?;
     let greet = api::serve::anybody();
     let mut served =
         vec![tokio::spawn(api::serve::serve(listener, router, tls, greet, serving.clone(), config.drain_timeout))];
-    let feed = Beside::new(Arc::clone(&store), engine.head(), Timestamp::from_micros(i64::MIN));
+    let feed = Beside::new(Arc::clone(&store), engine.clone(), Timestamp::from_micros(i64::MIN));
     publish::fill(feed, &hub, &mut tasks, upkeep.clone()).await?;
     let mut sync = None;
     if let Some(listens) = &control.sync {
@@ -120,14 +127,7 @@ async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyh
     }
     let running =
         RunningControl { address, sync, reports, token_file, engine, store, began, upkeep, serving, served, tasks };
-    let mut documents = documents(&control.documents)?;
-    for document in more {
-        let same = |d: &Document| d.kind == document.kind && d.metadata.name == document.metadata.name;
-        if !documents.iter().any(same) {
-            documents.push(document);
-        }
-    }
-    running.declare(documents).await?;
+    running.declare(documents(&control.documents, more)?).await?;
     tracing::info!(%address, "control plane listening");
     tracing::info!(file = %running.token_file.display(), "the local admin's token is in this file");
     Ok(running)
@@ -167,7 +167,7 @@ impl RunningControl {
 
     /// The grants of this control plane, for the sidecar beside it, who counts among those that follow.
     async fn feed(&self, config: &Config) -> anyhow::Result<Beside> {
-        let beside = Beside::new(Arc::clone(&self.store), self.engine.head(), self.began);
+        let beside = Beside::new(Arc::clone(&self.store), self.engine.clone(), self.began);
         let sidecar = Principal::parse(LOCAL_SIDECAR).map_err(|error| anyhow!(error))?;
         let backends = config.backends.iter().map(|backend| backend.name.clone()).collect();
         let hub = Arc::clone(self.reports.hub());
@@ -259,8 +259,8 @@ fn store_url(address: &StoreAddress) -> String {
 /// What a path keeps in a URL.
 const PATH: &percent_encoding::AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
 
-/// Documents from files, and from the YAML files of folders.
-fn documents(paths: &[PathBuf]) -> anyhow::Result<Vec<Document>> {
+/// Documents from files, and from the YAML files of folders; of `more` those that are not among them.
+fn documents(paths: &[PathBuf], more: Vec<Document>) -> anyhow::Result<Vec<Document>> {
     let mut documents = Vec::new();
     for path in paths {
         let files = if path.is_dir() { yaml_files(path)? } else { vec![path.clone()] };
@@ -271,6 +271,12 @@ fn documents(paths: &[PathBuf]) -> anyhow::Result<Vec<Document>> {
                 anyhow!("{}", lines.join("\n"))
             });
             documents.extend(read?);
+        }
+    }
+    for document in more {
+        let same = |d: &Document| d.kind == document.kind && d.metadata.name == document.metadata.name;
+        if !documents.iter().any(same) {
+            documents.push(document);
         }
     }
     Ok(documents)
@@ -325,10 +331,8 @@ fn backends(config: &Config) -> anyhow::Result<Vec<Document>> {
         .map(|backend| {
             let name = backend.name.to_string();
             let map = build::action_map(backend)?;
-            let actions = map
-                .actions()
-                .iter()
-                .map(|action| NamedAction { name: action.name.to_string(), class: Class::from(action.class) });
+            let actions =
+                map.actions().iter().map(|action| NamedAction { name: action.name.to_string(), class: action.class });
             let spec = BackendSpec { action_map: None, actions: Some(actions.collect()), sidecars: Vec::new() };
             Ok(Document {
                 api_version: API_VERSION.to_owned(),
@@ -353,10 +357,10 @@ pub struct Up {
 /// # Errors
 /// As [`start_control`] and [`super::start`].
 pub async fn start_up(config: Config, control: &ControlConfig) -> anyhow::Result<Up> {
-    let control = start_control_with(control, backends(&config)?).await?;
+    let metrics = Metrics::new();
+    let control = start_control_with(control, &metrics, backends(&config)?).await?;
     let feed = control.feed(&config).await?;
-    let sidecar = start_beside(config, Some(feed)).await?;
-    control.reports.register(sidecar.parts.metrics.registry())?;
+    let sidecar = start_beside(config, metrics, Some(feed)).await?;
     Ok(Up { control, sidecar })
 }
 
@@ -401,9 +405,9 @@ pub fn run_control(config: &ControlConfig) -> anyhow::Result<()> {
             .await
             .with_context(|| format!("admin.address {}", config.admin.address))?;
         let address = admin.local_addr()?;
-        let running = start_control(config).await?;
-        let (readiness, metrics) = (Readiness::new(), Metrics::new());
-        running.reports.register(metrics.registry())?;
+        let metrics = Metrics::new();
+        let running = start_control_with(config, &metrics, Vec::new()).await?;
+        let readiness = Readiness::new();
         let parts = Admin {
             metrics,
             readiness: readiness.clone(),

@@ -28,7 +28,7 @@ use crate::sidecar::accept::tls::{ClientCertificate, Tls, TlsSettings};
 use crate::sync::feed::{Changes, Feed, FeedSource};
 use crate::sync::hub::Hub;
 use crate::sync::server;
-use crate::sync::{GrantSource, Work};
+use crate::sync::{Bundle, GrantSource, Work};
 
 /// How often the store is read at most because sidecars ask for evidence.
 const READ_EVERY: Duration = Duration::from_millis(20);
@@ -59,6 +59,10 @@ struct Asked {
 impl Feed for Asked {
     fn snapshot(&self) -> Work<'_, Result<Snapshot, String>> {
         self.feed.snapshot()
+    }
+
+    fn bundles(&self, revision: Revision) -> Work<'_, Result<Vec<Bundle>, String>> {
+        self.feed.bundles(revision)
     }
 
     fn changes(&self, after: Revision) -> Work<'_, Result<Changes, String>> {

@@ -6,6 +6,7 @@ use anyhow::{Context, anyhow};
 use tokio::sync::watch;
 
 use crate::config::{Config, GrantSource as Configured};
+use crate::control::engine::Engine;
 use crate::control::store::sql::SqlStore;
 use crate::control::store::{Change as Kept, Changes as KeptChanges, Head, Page, Rows, Store};
 use crate::domain::grant::GrantState;
@@ -17,7 +18,7 @@ use crate::sidecar::sync::file::{FileSettings, FileSource};
 use crate::sidecar::sync::sink::TableSink;
 use crate::sync::feed::{Changes, Feed, FeedSource};
 use crate::sync::local::Local;
-use crate::sync::{GrantSource, Work};
+use crate::sync::{Bundle, GUARDRAILS, GrantSource, Work};
 
 /// The configured source, with its first view in force.
 pub(super) async fn open(
@@ -44,6 +45,7 @@ pub(super) async fn open(
 #[derive(Debug)]
 pub(super) struct Beside {
     store: Arc<SqlStore>,
+    engine: Engine,
     head: watch::Receiver<Head>,
     since: Timestamp,
     local: Option<Local>,
@@ -55,8 +57,9 @@ const PAGE: u32 = 1_000;
 impl Beside {
     /// Counted grants from before `since` are stated as used up: how often they were used, only the process knew that
     /// used them, and a use that is not known is lost rather than given twice.
-    pub(super) fn new(store: Arc<SqlStore>, head: watch::Receiver<Head>, since: Timestamp) -> Self {
-        Self { store, head, since, local: None }
+    pub(super) fn new(store: Arc<SqlStore>, engine: Engine, since: Timestamp) -> Self {
+        let head = engine.head();
+        Self { store, engine, head, since, local: None }
     }
 
     /// The same for a sidecar that counts among those that follow.
@@ -104,7 +107,7 @@ fn translate(change: Kept) -> Change {
         Kept::End { id, backend, state } => Change::End { id, backend, state },
         Kept::Lock(lock) => Change::Lock(lock),
         Kept::Unlock { id } => Change::Unlock(id),
-        Kept::Declared => Change::Other,
+        Kept::Declared => Change::Declared,
     }
 }
 
@@ -118,6 +121,15 @@ impl Feed for Beside {
         Box::pin(async move {
             asked?;
             self.read_all().await
+        })
+    }
+
+    fn bundles(&self, revision: Revision) -> Work<'_, Result<Vec<Bundle>, String>> {
+        Box::pin(async move {
+            let catalogue = self.engine.committed(&*self.store).await.map_err(|error| error.to_string())?;
+            let guardrails = catalogue.guardrail_bundle();
+            let content = serde_json::to_vec(&guardrails).map_err(|error| error.to_string())?.into();
+            Ok(vec![Bundle { name: GUARDRAILS.into(), digest: guardrails.digest().into(), revision, content }])
         })
     }
 

@@ -62,7 +62,7 @@ pub(super) struct Inner {
     /// What came ahead of its turn, with its place; only a relay's source says such things.
     hurried: Vec<(u64, Revision, Change)>,
     hurries: u64,
-    bundles: BTreeMap<BackendName, Bundle>,
+    bundles: BTreeMap<Arc<str>, Bundle>,
     bundle_changes: u64,
     proof: Option<Proof>,
     sessions: Vec<Arc<Session>>,
@@ -207,6 +207,16 @@ impl Hub {
         self.read().endings.enforced_within(revision)
     }
 
+    /// What everybody enforces who follows and may hold evidence: a relay says no more of itself. None before the first
+    /// view.
+    pub fn enforced(&self) -> Option<Revision> {
+        let now = self.clock.now().uptime;
+        let inner = self.read();
+        let head = inner.head?;
+        let those = inner.sessions.iter().filter(|session| session.fresh_until() >= now);
+        Some(those.map(|session| inner.enforced_by(session, head)).min().unwrap_or(head))
+    }
+
     /// How many changes are kept, for gauges.
     pub fn changes_kept(&self) -> usize {
         self.read().logged
@@ -272,7 +282,7 @@ struct Touched {
 impl Touched {
     fn by<'a>(changes: impl Iterator<Item = &'a Change>) -> Self {
         let (mut only, mut all, mut ended) = (BTreeSet::new(), false, false);
-        for change in changes.filter(|change| !matches!(change, Change::Other)) {
+        for change in changes.filter(|change| !matches!(change, Change::Declared)) {
             ended |= change.is_end();
             match change.backend() {
                 Some(backend) if only.contains(backend) => {}
@@ -288,7 +298,7 @@ impl Touched {
 pub(super) fn is_for(change: &Change, backends: &BTreeSet<BackendName>) -> bool {
     match change.backend() {
         Some(backend) => backends.contains(backend),
-        None => !matches!(change, Change::Other),
+        None => !matches!(change, Change::Declared),
     }
 }
 
@@ -310,7 +320,7 @@ impl Inner {
             Change::Unlock(id) => {
                 self.locks.remove(id);
             }
-            Change::Other => {}
+            Change::Declared => {}
         }
     }
 
@@ -335,6 +345,18 @@ impl Inner {
         self.log.range(first..)
     }
 
+    /// What a sidecar enforces: what it said, and what came since that has nothing to do with it.
+    fn enforced_by(&self, session: &Session, head: Revision) -> Revision {
+        let Some(mut enforced) = session.acked() else { return Revision(0) };
+        for batch in self.after(enforced) {
+            if batch.changes.iter().any(|change| is_for(change, &session.backends)) {
+                return enforced;
+            }
+            enforced = batch.to;
+        }
+        head.max(enforced)
+    }
+
     /// What came ahead of its turn since the hurry of that number.
     pub(super) fn hurried(&self, since: u64) -> impl Iterator<Item = &(u64, Revision, Change)> {
         self.hurried.iter().filter(move |(number, _, _)| *number > since)
@@ -350,9 +372,9 @@ impl Inner {
         self.proof
     }
 
-    /// The bundles of these backends.
-    pub(super) fn bundles<'a>(&'a self, backends: &'a BTreeSet<BackendName>) -> impl Iterator<Item = &'a Bundle> {
-        backends.iter().filter_map(|backend| self.bundles.get(backend))
+    /// The bundles; every sidecar gets all of them.
+    pub(super) fn bundles(&self) -> impl Iterator<Item = &Bundle> {
+        self.bundles.values()
     }
 
     /// How often bundles changed.
@@ -437,13 +459,16 @@ impl Sink for Hub {
 
     fn bundle(&self, bundle: Bundle) -> Result<(), String> {
         let mut inner = self.write();
-        let of = Of::Only([bundle.backend.clone()].into());
-        if inner.bundles.get(&bundle.backend) != Some(&bundle) {
-            inner.bundles.insert(bundle.backend.clone(), bundle);
-            inner.bundle_changes += 1;
+        match inner.bundles.get_mut(&bundle.name) {
+            Some(known) if known.revision > bundle.revision => {}
+            Some(known) if known.digest == bundle.digest => known.revision = bundle.revision,
+            _ => {
+                inner.bundles.insert(Arc::clone(&bundle.name), bundle);
+                inner.bundle_changes += 1;
+            }
         }
         drop(inner);
-        self.wake(&of);
+        self.wake_all();
         Ok(())
     }
 

@@ -21,7 +21,8 @@ impl Local {
     /// Joins the hub.
     pub fn join(hub: Arc<Hub>, sidecar: Principal, backends: BTreeSet<BackendName>, staleness_max: Duration) -> Self {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        let session = Arc::new(Session::new(sidecar, "local".to_owned(), version, backends, Some(staleness_max)));
+        let (boot_id, now) = ("local".to_owned(), hub.clock().now().uptime);
+        let session = Arc::new(Session::new(sidecar, boot_id, version, backends, Some(staleness_max), now));
         hub.join(Arc::clone(&session));
         Self { hub, session }
     }

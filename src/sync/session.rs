@@ -23,6 +23,8 @@ pub struct Session {
     pub backends: BTreeSet<BackendName>,
     /// How long it serves without evidence; none where some backend is served until its grants end.
     pub staleness_max: Option<Duration>,
+    /// When it joined, on this machine's clock.
+    joined: Uptime,
     connected: AtomicBool,
     /// 1 + the revision; 0 before the first.
     acked: AtomicU64,
@@ -50,8 +52,8 @@ pub struct Heard {
     pub connected: bool,
     /// The last revision that it says is enforced.
     pub acked: Option<Revision>,
-    /// When it denies at the latest, by this machine's clock; none where it never had evidence.
-    pub fresh_until: Option<Uptime>,
+    /// When it denies at the latest, by this machine's clock.
+    pub fresh_until: Uptime,
 }
 
 /// `proved` before any ping was answered.
@@ -64,6 +66,7 @@ impl Session {
         version: String,
         backends: BTreeSet<BackendName>,
         staleness_max: Option<Duration>,
+        joined: Uptime,
     ) -> Self {
         Self {
             sidecar,
@@ -71,6 +74,7 @@ impl Session {
             version,
             backends,
             staleness_max,
+            joined,
             connected: AtomicBool::new(true),
             acked: AtomicU64::new(0),
             proved: AtomicI64::new(NEVER),
@@ -81,15 +85,13 @@ impl Session {
 
     pub(super) fn heard(said: Heard) -> Self {
         let max = said.staleness_max;
-        let session = Self::new(said.sidecar, said.boot_id, said.version, said.backends, max);
+        let session = Self::new(said.sidecar, said.boot_id, said.version, said.backends, max, Uptime::from_micros(0));
         session.connected.store(said.connected, Ordering::Release);
         if let Some(acked) = said.acked {
             session.acknowledge(acked);
         }
-        if let Some(until) = said.fresh_until {
-            let before = max.map_or(0, |max| i64::try_from(max.as_micros()).unwrap_or(i64::MAX));
-            session.prove(Uptime::from_micros(until.as_micros().saturating_sub(before).max(0)));
-        }
+        let before = max.map_or(0, |max| i64::try_from(max.as_micros()).unwrap_or(i64::MAX));
+        session.prove(Uptime::from_micros(said.fresh_until.as_micros().saturating_sub(before)));
         session
     }
 
@@ -134,13 +136,11 @@ impl Session {
     }
 
     /// When it denies at the latest, unless it gets new evidence. It asked before its ping came here, so it denies
-    /// no later than this. [`Uptime::MAX`] where it serves some backend until its grants end.
+    /// no later than this; and what evidence it brought with it is older than its coming. [`Uptime::MAX`] where it serves
+    /// some backend until its grants end.
     pub fn fresh_until(&self) -> Uptime {
-        match (self.proved.load(Ordering::Acquire), self.staleness_max) {
-            (NEVER, _) => Uptime::from_micros(0),
-            (_, None) => Uptime::MAX,
-            (at, Some(max)) => Uptime::from_micros(at).plus(max),
-        }
+        let proved = Uptime::from_micros(self.proved.load(Ordering::Acquire));
+        self.staleness_max.map_or(Uptime::MAX, |max| proved.max(self.joined).plus(max))
     }
 
     /// The age of its evidence; none where it has none.

@@ -74,7 +74,7 @@ fn every_end_cuts_what_runs() {
 }
 
 /// A stream of events that runs.
-fn open_stream(plane: &Plane) -> Client {
+pub fn open_stream(plane: &Plane) -> Client {
     let token = plane.token("bot");
     wait_for("a stream", || {
         let mut client = Client::connect(plane.sidecar);

@@ -95,10 +95,15 @@ impl Follower {
         self.out.as_ref().unwrap().send(v1::ClientFrame { frame: Some(frame) }).await.unwrap();
     }
 
-    /// The next frame, or how the stream ended.
+    /// The next frame that is no bundle, or how the stream ended.
     pub async fn next(&mut self) -> Result<Option<Frame>, Status> {
-        let next = timeout(DEADLINE, self.frames.as_mut().unwrap().message()).await.expect("a frame in time");
-        Ok(next?.and_then(|frame| frame.frame))
+        loop {
+            let next = timeout(DEADLINE, self.frames.as_mut().unwrap().message()).await.expect("a frame in time");
+            match next?.and_then(|frame| frame.frame) {
+                Some(Frame::Bundle(_)) => {}
+                frame => return Ok(frame),
+            }
+        }
     }
 
     /// The whole of the first snapshot.

@@ -8,11 +8,13 @@
 
 #![allow(unused_qualifications, reason = "what utoipa makes of `params(…)` is qualified")]
 
+mod act;
 mod authzen;
 mod caller;
 mod documents;
 mod grants;
 mod input;
+mod metrics;
 mod openapi;
 mod overlay;
 mod page;
@@ -28,11 +30,12 @@ mod view;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
 use http::StatusCode;
+use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::{ContextV7, Uuid};
@@ -79,6 +82,8 @@ pub struct Parts {
     pub login: Option<Login>,
     /// Where ends are enforced.
     pub reports: Arc<Reports>,
+    /// Where what is counted of calls is registered.
+    pub registry: Registry,
 }
 
 /// The API's state.
@@ -107,11 +112,12 @@ impl Api {
     }
 }
 
-/// Longest wait that a caller can ask for.
-const WAIT_MAX: Duration = Duration::from_secs(60);
-
 /// The whole API.
-pub fn router(parts: Parts) -> Router {
+///
+/// # Errors
+/// Another one counts in the same registry.
+pub fn router(parts: Parts) -> prometheus::Result<Router> {
+    let counted = Arc::new(metrics::Counted::new(&parts.registry)?);
     let api = Arc::new(Api {
         engine: parts.engine,
         store: parts.store,
@@ -125,21 +131,13 @@ pub fn router(parts: Parts) -> Router {
         reports: parts.reports,
     });
     let (router, _) = openapi::routes().split_for_parts();
-    router
+    let router = router
         .fallback(async || input::nothing_there())
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has no such method")
         })
         .layer(DefaultBodyLimit::max(input::BODY_MAX))
-        .with_state(api)
-}
-
-/// Whether what would come of a call is only looked at.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct Trial {
-    /// With `true` nothing is changed, and the answer says what would have come of it.
-    #[serde(default)]
-    dry_run: bool,
+        .layer(from_fn_with_state(counted, metrics::count))
+        .with_state(api);
+    Ok(router)
 }

@@ -10,13 +10,14 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::Api;
+use super::act::{Act, Trial};
 use super::caller::Caller;
 use super::input::{Body, Named, Params, Spoken, nothing_there};
 use super::page::Listed;
 use super::problem::{Problem, ProblemView};
 use super::sight::unexpected;
 use super::view::TaskView;
-use super::{Api, Trial};
 use crate::control::command::{Command, Reply, TaskSaid};
 use crate::control::store::{Rows, Store};
 use crate::domain::action::ActionPattern;
@@ -168,14 +169,9 @@ async fn lock(
     responses(
         (status = 204, description = "It is lifted"),
         (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
-async fn unlock(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    name: Named,
-    Params(trial): Params<Trial>,
-) -> Result<StatusCode, Problem> {
-    caller.must_administer("admin:lock", api.now())?;
-    api.run(&caller, Command::Unlock(name.id(LockId::new)?), trial.dry_run).await?;
+async fn unlock(act: Act) -> Result<StatusCode, Problem> {
+    act.caller.must_administer("admin:lock", act.api.now())?;
+    act.run(Command::Unlock(act.name.id(LockId::new)?)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -225,33 +221,25 @@ async fn task(State(api): State<Arc<Api>>, caller: Caller, name: Named) -> Resul
     Ok(Json(TaskView::from(&task)))
 }
 
-impl Api {
-    async fn task_said(
-        &self,
-        caller: &Caller,
-        name: &Named,
-        said: Said,
-        event: TaskEvent,
-        trial: bool,
-    ) -> Result<Json<TaskOutcome>, Problem> {
+impl Act {
+    async fn task_said(&self, said: Said, event: TaskEvent) -> Result<Json<TaskOutcome>, Problem> {
         let bad = |error: &dyn std::fmt::Display| Problem::invalid("invalid_field", error);
-        caller.must_administer("admin:task", self.now())?;
+        self.caller.must_administer("admin:task", self.api.now())?;
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
         if said.kind.len() > 64 || !said.kind.bytes().all(plain) {
             return Err(Problem::invalid("kind", "`kind` is up to 64 of a-z, 0-9, `_` and `-`"));
         }
         let at = said.at.as_deref().map(Timestamp::parse).transpose().map_err(|e| bad(&e))?;
         let said = TaskSaid {
-            task: TaskRef::new(&name.0).map_err(|e| bad(&e))?,
+            task: TaskRef::new(&self.name.0).map_err(|e| bad(&e))?,
             event,
-            at: at.unwrap_or_else(|| self.now()),
+            at: at.unwrap_or_else(|| self.api.now()),
             kind: said.kind,
             until: said.until.as_deref().map(Timestamp::parse).transpose().map_err(|e| bad(&e))?,
         };
-        let Reply::Task(task, ended) = self.run(caller, Command::Task(said), trial).await? else {
-            return Err(unexpected());
-        };
-        let (from, revision) = if trial { (None, None) } else { self.span(&ended).await? };
+        let trial = self.trial;
+        let Reply::Task(task, ended) = self.run(Command::Task(said)).await? else { return Err(unexpected()) };
+        let (from, revision) = if trial { (None, None) } else { self.api.span(&ended).await? };
         let ended = ended.iter().map(ToString::to_string).collect();
         Ok(Json(TaskOutcome { task: TaskView::from(&task), ended, revision, from }))
     }
@@ -263,14 +251,8 @@ impl Api {
     responses(
         (status = 200, description = "The task, and what ended", body = TaskOutcome),
         (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
-async fn close(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    name: Named,
-    Params(trial): Params<Trial>,
-    Spoken(said): Spoken<Said>,
-) -> Result<Json<TaskOutcome>, Problem> {
-    api.task_said(&caller, &name, said, TaskEvent::Closed, trial.dry_run).await
+async fn close(act: Act, Spoken(said): Spoken<Said>) -> Result<Json<TaskOutcome>, Problem> {
+    act.task_said(said, TaskEvent::Closed).await
 }
 
 #[utoipa::path(post, path = "/v1/tasks/{reference}/open", tag = "tasks", operation_id = "open_task", summary = "Say that a task is open",
@@ -278,12 +260,6 @@ async fn close(
     responses(
         (status = 200, description = "The task", body = TaskOutcome),
         (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
-async fn open(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    name: Named,
-    Params(trial): Params<Trial>,
-    Spoken(said): Spoken<Said>,
-) -> Result<Json<TaskOutcome>, Problem> {
-    api.task_said(&caller, &name, said, TaskEvent::Opened, trial.dry_run).await
+async fn open(act: Act, Spoken(said): Spoken<Said>) -> Result<Json<TaskOutcome>, Problem> {
+    act.task_said(said, TaskEvent::Opened).await
 }

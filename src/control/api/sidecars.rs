@@ -11,11 +11,12 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
+use super::act::Wait;
 use super::caller::Caller;
 use super::input::{Named, Params, nothing_there};
 use super::page::Listed;
 use super::problem::{Problem, ProblemView};
-use super::requests::Wait;
+
 use crate::control::publish::Report;
 use crate::control::store::{Change, Changes, Rows, Store};
 use crate::domain::id::{GrantId, Revision};

@@ -4,12 +4,12 @@ mod notices;
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::document::{Actions, Class, Document, Kind, PolicySpec, PrincipalKind, PrincipalSpec, Spec};
-use super::route::schema::Backends;
+use super::document::{Actions, Class, Document, Kind, PolicySpec, PrincipalSpec, Spec};
 use super::route::{Actor, Policies, load};
 use crate::domain::entitlement::Entitlement;
 use crate::domain::id::{ActionName, BackendName, EntitlementName};
-use crate::domain::principal::Principal;
+use crate::domain::principal::{Principal, PrincipalKind, PrincipalMap};
+use crate::guardrail::{Backends, GuardrailBundle};
 
 /// The group whose members may do everything that an admin may.
 pub const ADMINS: &str = "leasehold.admins";
@@ -28,9 +28,7 @@ pub struct Catalogue {
     pub policies: Policies,
     /// How often documents changed before this.
     pub generation: u64,
-    principals: HashMap<String, PrincipalSpec>,
-    /// The longest first.
-    patterns: Vec<PrincipalSpec>,
+    principals: PrincipalMap<PrincipalSpec>,
     sidecars: HashMap<BackendName, Vec<String>>,
 }
 
@@ -93,15 +91,21 @@ impl Catalogue {
             return Err(errors);
         }
         let policies = load(&policies, &backends, &entitlements).map_err(|error| error.0)?;
-        let (mut patterns, exact): (Vec<_>, Vec<_>) = principals.into_iter().partition(|s| s.principal.ends_with('*'));
-        patterns.sort_by_key(|spec| std::cmp::Reverse(spec.principal.len()));
-        let principals = exact.into_iter().map(|spec| (spec.principal.clone(), spec)).collect();
-        Ok(Self { backends, entitlements, policies, generation, principals, patterns, sidecars })
+        let principals = principals.into_iter().map(|spec| (spec.principal.as_str().into(), spec)).collect();
+        Ok(Self { backends, entitlements, policies, generation, principals, sidecars })
     }
 
     /// Every Principal that was declared.
     pub fn principals(&self) -> impl Iterator<Item = &PrincipalSpec> {
-        self.principals.values().chain(&self.patterns)
+        self.principals.values()
+    }
+
+    /// The guardrails, for who enforces them: the documents, and of the others what they look at.
+    pub fn guardrail_bundle(&self) -> GuardrailBundle {
+        let (guardrails, documents) = self.policies.bundled();
+        let people = self.principals.values();
+        let people = people.map(|p| (p.principal.as_str(), p.kind, p.groups.as_slice(), p.owner.as_deref()));
+        GuardrailBundle::new(documents, &self.backends, guardrails.needs(), people)
     }
 
     /// Whether a sidecar may follow a backend, and take uses of its grants.
@@ -116,8 +120,7 @@ impl Catalogue {
 
     /// Who somebody is: by the exact name, else by the longest pattern.
     pub fn know(&self, principal: &Principal) -> Option<Known> {
-        let text = principal.as_str();
-        if text == LOCAL_ADMIN {
+        if principal.as_str() == LOCAL_ADMIN {
             return Some(Known {
                 principal: principal.clone(),
                 kind: PrincipalKind::User,
@@ -128,10 +131,7 @@ impl Catalogue {
                 grants_max: PrincipalSpec::GRANTS_MAX_DEFAULT,
             });
         }
-        let within = |spec: &&PrincipalSpec| {
-            spec.principal.strip_suffix('*').is_some_and(|prefix| text.len() > prefix.len() && text.starts_with(prefix))
-        };
-        let spec = self.principals.get(text).or_else(|| self.patterns.iter().find(within))?;
+        let spec = self.principals.get(principal)?;
         Some(Known {
             principal: principal.clone(),
             kind: spec.kind,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::principal::check_pattern;
-use crate::domain::action::ActionClass;
+use crate::domain::action::ActionClass as Class;
 use crate::domain::id::ActionName;
 
 /// Most actions of a backend, and most rules of a map.
@@ -80,37 +80,6 @@ pub enum Actions {
     Listed(Vec<(ActionName, Class)>),
     /// In the action map of that name.
     Mapped(String),
-}
-
-/// How much an action can change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "the words are the domain's")]
-pub enum Class {
-    Read,
-    Write,
-    Admin,
-}
-
-impl From<ActionClass> for Class {
-    fn from(class: ActionClass) -> Self {
-        match class {
-            ActionClass::Read => Self::Read,
-            ActionClass::Write => Self::Write,
-            ActionClass::Admin => Self::Admin,
-        }
-    }
-}
-
-impl Class {
-    /// The class as it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Admin => "admin",
-        }
-    }
 }
 
 impl BackendSpec {

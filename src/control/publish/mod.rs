@@ -81,8 +81,8 @@ impl Origin for Publisher {
     }
 
     fn said(&self, sidecar: &Principal, said: Said) {
-        if let Said::Unusable { backend, digest, error } = said {
-            tracing::error!(%sidecar, %backend, digest, error, "a sidecar cannot use what it was sent for a backend");
+        if let Said::Unusable { bundle, digest, error } = said {
+            tracing::error!(%sidecar, bundle, digest, error, "a sidecar cannot use a bundle: the last good one stays there");
         }
     }
 }

@@ -47,8 +47,8 @@ struct Said {
     acked: Option<u64>,
     /// How long it serves without evidence; none where that has no limit.
     max_ms: Option<u64>,
-    /// How long it may serve after this was said; none where it never had evidence.
-    left_ms: Option<u64>,
+    /// How long it may serve after this was said, unless it gets evidence.
+    left_ms: u64,
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -67,16 +67,16 @@ impl Said {
             connected: session.is_connected(),
             acked: session.acked().map(|revision| revision.0),
             max_ms: session.staleness_max.map(millis),
-            left_ms: session.age(now).map(|_| millis(left)),
+            left_ms: millis(left),
         }
     }
 
     /// As it is true of everything that was said later too, until that is heard.
     fn heard(self, at: Uptime) -> Heard {
         let max = self.max_ms.map(Duration::from_millis);
-        let left = self.left_ms.map(Duration::from_millis);
+        let left = Duration::from_millis(self.left_ms);
         // While its stream is open it may have got evidence of which nobody has heard yet.
-        let left = if self.connected { Some(LASTS + max.unwrap_or_default()) } else { left };
+        let left = if self.connected { LASTS + max.unwrap_or_default() } else { left };
         Heard {
             sidecar: self.sidecar,
             boot_id: self.boot_id,
@@ -85,7 +85,7 @@ impl Said {
             staleness_max: max,
             connected: self.connected,
             acked: self.acked.map(Revision),
-            fresh_until: left.map(|left| at.plus(left)),
+            fresh_until: at.plus(left),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Step `decide`: whether this call may go through, and on whose account.
 //!
-//! Lock → freshness → baseline → grant state, time, scope, uses. In memory, without I/O. The only maker of a [`Permit`]:
+//! Lock → freshness → baseline → grant state, time, scope, uses → guardrails. In memory, without I/O. The only maker of a [`Permit`]:
 //! its fields are private and it is not `Clone`, so no other step can let a call through. A [`Denial`] names every reason.
 //!
 //! Deliberately absent: anything that waits, anything that reads a clock of its own, and any path from an error to a
@@ -9,6 +9,7 @@
 pub mod entry;
 pub mod freshness;
 mod index;
+mod judged;
 pub mod live;
 mod permit;
 pub mod refused;
@@ -20,8 +21,10 @@ mod tests;
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use smallvec::SmallVec;
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +35,7 @@ use crate::domain::lock::{Lock, LockSubject};
 use crate::domain::principal::Principal;
 use crate::domain::resource::Resource;
 use crate::domain::time::{Anchored, Clock, Now, Position, Uptime};
+use crate::guardrail::{Guardrails, Said};
 use crate::sidecar::reason::Reason;
 use crate::sidecar::resolve::ActionSpec;
 
@@ -41,6 +45,7 @@ use search::Search;
 
 use crate::domain::view::{Change, Snapshot, StatedGrant};
 use entry::Entry;
+use judged::Judged;
 pub use permit::{Permit, Subject};
 use refused::Refused;
 use table::Table;
@@ -119,21 +124,28 @@ pub struct Denial {
     pub reasons: SmallVec<[Reason; 4]>,
     /// The grant that came closest to covering the call.
     pub grant: Option<GrantId>,
-    /// What the lock that stops the call says.
+    /// What the lock or the guardrail that stops the call says.
     pub message: Option<String>,
+    /// The guardrails that stop it.
+    pub guardrail: Option<Arc<Said>>,
 }
 
 impl Denial {
     fn of(reason: Reason) -> Self {
-        Self { reason, reasons: SmallVec::from_slice(&[reason]), grant: None, message: None }
+        Self { reason, reasons: SmallVec::from_slice(&[reason]), grant: None, message: None, guardrail: None }
     }
 }
 
-/// The grants, the locks, how fresh they are, and the calls that run under them.
+/// The grants, the locks, the guardrails, how fresh they are, and the calls that run under them.
 #[derive(Debug)]
 pub struct Decider {
     table: Table,
     freshness: Freshness,
+    guardrails: ArcSwap<Guardrails>,
+    /// Whether any that came could be used.
+    guardrails_known: AtomicBool,
+    /// Whether the last that came could not.
+    guardrails_broken: AtomicBool,
     calls: LiveCalls<Subject>,
     clock: Arc<dyn Clock>,
 }
@@ -147,6 +159,9 @@ impl Decider {
         Arc::new(Self {
             table: Table::new(),
             freshness: Freshness::new(staleness_max),
+            guardrails: ArcSwap::from_pointee(Guardrails::none()),
+            guardrails_known: AtomicBool::new(false),
+            guardrails_broken: AtomicBool::new(false),
             calls: LiveCalls::new(workers),
             clock,
         })
@@ -221,7 +236,7 @@ impl Decider {
                 self.table.end(&id, state);
                 Ok(())
             }
-            Change::Lock(_) | Change::Unlock(_) | Change::Other => Ok(()),
+            Change::Lock(_) | Change::Unlock(_) | Change::Declared => Ok(()),
         });
         self.recheck();
         applied
@@ -245,8 +260,8 @@ impl Decider {
     /// Looks at every running call again and ends those that may not go on.
     pub fn recheck(&self) {
         let now = self.clock.now();
-        let locks = self.table.locks();
-        self.calls.recheck(now, |subject| self.verdict(subject, &locks, now));
+        let (locks, guardrails) = (self.table.locks(), self.guardrails.load());
+        self.calls.recheck(now, |subject| self.verdict(subject, &locks, &guardrails, now));
     }
 
     /// Ends running calls when their deadlines come, and those that a step of the clocks or the age of the view ended.
@@ -281,7 +296,7 @@ impl Decider {
     }
 
     /// Why a running call may not go on, or until when it may without another look.
-    fn verdict(&self, subject: &Subject, locks: &[Lock], now: Now) -> Result<Uptime, Reason> {
+    fn verdict(&self, subject: &Subject, locks: &[Lock], guardrails: &Guardrails, now: Now) -> Result<Uptime, Reason> {
         let locked = LockSubject {
             principal: &subject.principal,
             backend: &subject.backend.name,
@@ -315,6 +330,9 @@ impl Decider {
             }
             until = until.min(now.uptime.plus(entry.window().remaining(now)));
         }
+        if !subject.is_let_by(guardrails, now) {
+            return Err(Reason::Guardrail);
+        }
         Ok(until)
     }
 
@@ -324,10 +342,10 @@ impl Decider {
     /// A [`Denial`] with every reason that was met.
     pub fn decide(self: &Arc<Self>, worker: &Worker, question: Question<'_>) -> Result<Permit, Denial> {
         let now = self.clock.now();
-        let basis = match self.basis_of(&question, now, true) {
-            Ok(basis) => basis,
+        let (basis, judged) = match self.basis_of(&question, now, true) {
+            Ok(found) => found,
             Err(denial) if question.backend.mode == Mode::Observe && denial.reason != Reason::Lock => {
-                Basis::Observed(denial)
+                (Basis::Observed(denial), Judged::default())
             }
             Err(denial) => return Err(denial),
         };
@@ -340,6 +358,7 @@ impl Decider {
             resource: question.resource.clone(),
             task: question.task.cloned(),
             basis,
+            judged,
         };
         let permit = Permit { registered: worker.register(subject, deadline), decider: Arc::clone(self) };
         // INVARIANT: register, then check, then act. From here on every change finds the call.
@@ -357,7 +376,7 @@ impl Decider {
     /// # Errors
     /// The [`Denial`] that the call would meet.
     pub fn foresee(&self, question: &Question<'_>) -> Result<Basis, Denial> {
-        self.basis_of(question, self.clock.now(), false)
+        self.basis_of(question, self.clock.now(), false).map(|(basis, _)| basis)
     }
 
     fn deadline(&self, basis: &Basis, identity: Anchored, now: Now) -> Uptime {
@@ -371,7 +390,7 @@ impl Decider {
         }
     }
 
-    fn basis_of(&self, question: &Question<'_>, now: Now, take: bool) -> Result<Basis, Denial> {
+    fn basis_of(&self, question: &Question<'_>, now: Now, take: bool) -> Result<(Basis, Judged), Denial> {
         let locks = self.table.locks();
         let subject = LockSubject {
             principal: question.principal,
@@ -392,17 +411,18 @@ impl Decider {
             if baseline.principals.contains(question.principal)
                 && baseline.scope.covers(&action.name, question.resource)
             {
-                return Ok(Basis::Baseline(place));
+                return Ok((Basis::Baseline(place), self.guard(question, action, None, now)?));
             }
         }
         loop {
             let search = self.search(question, action, subject, &locks, now);
-            match search.best {
-                None => return Err(search.into_denial()),
-                Some(entry) if !take || entry.take_use() => return Ok(Basis::Grant(entry)),
-                // Another call took the last use in between; whatever else covers the call may still do.
-                Some(_) => {}
+            let Some(entry) = search.best.clone() else { return Err(search.into_denial()) };
+            // Before a use is taken: what is forbidden uses nothing up.
+            let judged = self.guard(question, action, Some(&entry), now)?;
+            if !take || entry.take_use() {
+                return Ok((Basis::Grant(entry), judged));
             }
+            // Another call took the last use in between; whatever else covers the call may still do.
         }
     }
 

@@ -5,6 +5,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::entry::Entry;
+use super::judged::Judged;
 use super::live::{LiveCall, Registered, Watcher};
 use super::{BackendRules, Basis, CredentialSlot, Decider};
 use crate::domain::id::TaskRef;
@@ -86,7 +87,8 @@ impl Permit {
         if let Some(reason) = self.registered.call().ended() {
             return Err(reason);
         }
-        self.decider.verdict(self.subject(), &self.decider.table.locks(), now).map(|_| ())
+        let decider = &self.decider;
+        decider.verdict(self.subject(), &decider.table.locks(), &decider.guardrails.load(), now).map(|_| ())
     }
 
     /// [`Permit::confirm`] and then [`Permit::wait_at_most`].
@@ -169,4 +171,5 @@ pub struct Subject {
     pub(super) resource: Resource,
     pub(super) task: Option<TaskRef>,
     pub(super) basis: Basis,
+    pub(super) judged: Judged,
 }

@@ -43,6 +43,8 @@ fn with_outcome(path: &str, peer: &str, see: impl FnOnce(&Outcome<'_>)) {
         decision: Decision::Deny,
         reason: Reason::NoGrant,
         detail: None,
+        guardrails: &[],
+        shadow: &[],
         reasons: &[Reason::NoGrant],
         lease: None,
         upstream_status: None,
