@@ -70,8 +70,9 @@ const CONTROL: Table = &[
     ("store", &["document", "route"]),
     ("command", &["catalogue", "document", "refusal", "route", "store"]),
     ("engine", &["catalogue", "command", "refusal", "store"]),
+    ("publish", &["command", "engine", "refusal", "store"]),
     ("doctor", &["catalogue", "store"]),
-    ("api", &["catalogue", "command", "doctor", "document", "engine", "refusal", "route", "store"]),
+    ("api", &["catalogue", "command", "doctor", "document", "engine", "publish", "refusal", "route", "store"]),
 ];
 
 /// Where a table applies.

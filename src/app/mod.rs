@@ -11,6 +11,7 @@ pub mod demo;
 mod gauges;
 mod identity;
 pub mod policy;
+mod publish;
 mod reload;
 mod report;
 mod source;

@@ -17,6 +17,7 @@ use crate::sidecar::decide::Decider;
 use crate::sidecar::sync::file::{FileSettings, FileSource};
 use crate::sidecar::sync::sink::TableSink;
 use crate::sync::feed::{Changes, Feed, FeedSource};
+use crate::sync::local::Local;
 use crate::sync::{Bundle, GUARDRAILS, GrantSource, Work};
 
 /// The configured source, with its first view in force.
@@ -47,6 +48,7 @@ pub(super) struct Beside {
     engine: Engine,
     head: watch::Receiver<Head>,
     since: Timestamp,
+    local: Option<Local>,
 }
 
 /// Rows of one page of a snapshot, and changes of one answer.
@@ -57,7 +59,12 @@ impl Beside {
     /// used them, and a use that is not known is lost rather than given twice.
     pub(super) fn new(store: Arc<SqlStore>, engine: Engine, since: Timestamp) -> Self {
         let head = engine.head();
-        Self { store, engine, head, since }
+        Self { store, engine, head, since, local: None }
+    }
+
+    /// The same for a sidecar that counts among those that follow.
+    pub(super) fn counted(self, local: Local) -> Self {
+        Self { local: Some(local), ..self }
     }
 
     async fn read_all(&self) -> Result<Snapshot, String> {
@@ -89,6 +96,11 @@ impl Beside {
     }
 }
 
+fn local_may_prove(local: &Local) -> Result<(), String> {
+    let refusal = "other control planes do not hear of this one, so what they say of its sidecar would be wrong";
+    if local.may_prove() { Ok(()) } else { Err(refusal.to_owned()) }
+}
+
 fn translate(change: Kept) -> Change {
     match change {
         Kept::Grant(grant) => Change::Grant(grant),
@@ -101,7 +113,15 @@ fn translate(change: Kept) -> Change {
 
 impl Feed for Beside {
     fn snapshot(&self) -> Work<'_, Result<Snapshot, String>> {
-        Box::pin(self.read_all())
+        // What is read here is served from before we hear whether it was put in force.
+        let asked = self.local.as_ref().map_or(Ok(()), |local| {
+            local.proves(local.now());
+            local_may_prove(local)
+        });
+        Box::pin(async move {
+            asked?;
+            self.read_all().await
+        })
     }
 
     fn bundles(&self, revision: Revision) -> Work<'_, Result<Vec<Bundle>, String>> {
@@ -114,7 +134,18 @@ impl Feed for Beside {
     }
 
     fn changes(&self, after: Revision) -> Work<'_, Result<Changes, String>> {
-        Box::pin(self.read_changes(after))
+        Box::pin(async move {
+            let Some(local) = &self.local else { return self.read_changes(after).await };
+            // Whoever asks what comes after it has put it in force.
+            local.enforces(after);
+            let asked = local.now();
+            local_may_prove(local)?;
+            let changes = self.read_changes(after).await?;
+            if matches!(&changes, Changes::Next(next) if next.is_empty()) {
+                local.proves(asked);
+            }
+            Ok(changes)
+        })
     }
 
     fn moved(&mut self) -> Work<'_, ()> {

@@ -12,6 +12,7 @@ pub mod command;
 pub mod doctor;
 pub mod document;
 pub mod engine;
+pub mod publish;
 pub mod refusal;
 pub mod route;
 pub mod store;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::enforce::{Endings, Of};
-use super::session::Session;
+use super::session::{Heard, Session};
 use super::{Bundle, Sink};
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::id::{BackendName, GrantId, LockId, Revision};
@@ -66,7 +66,11 @@ pub(super) struct Inner {
     bundle_changes: u64,
     proof: Option<Proof>,
     sessions: Vec<Arc<Session>>,
+    /// Those of other servers, as these say.
+    others: Vec<Arc<Session>>,
     endings: Endings,
+    /// Until when evidence may be asked for that sidecars are given; other servers count on it. None without any.
+    fence: Option<Uptime>,
 }
 
 /// What all streams of a server read. Only a source writes to it.
@@ -75,8 +79,10 @@ pub struct Hub {
     clock: Arc<dyn Clock>,
     inner: RwLock<Inner>,
     asked: Notify,
-    pings: std::sync::Mutex<Vec<Arc<Session>>>,
+    /// Who waits for evidence, and since when.
+    pings: std::sync::Mutex<Vec<(Uptime, Arc<Session>)>>,
     acks: Notify,
+    joins: Notify,
 }
 
 impl Hub {
@@ -88,6 +94,7 @@ impl Hub {
             asked: Notify::new(),
             pings: std::sync::Mutex::default(),
             acks: Notify::new(),
+            joins: Notify::new(),
         }
     }
 
@@ -121,9 +128,68 @@ impl Hub {
         self.acks.notified().await;
     }
 
-    /// Everybody who follows, or did a while ago.
+    /// Everybody who follows here, or did a while ago.
     pub fn sessions(&self) -> Vec<Arc<Session>> {
         self.read().sessions.clone()
+    }
+
+    /// Everybody who follows here or another server.
+    pub fn everybody(&self) -> Vec<Arc<Session>> {
+        let inner = self.read();
+        inner.sessions.iter().chain(&inner.others).cloned().collect()
+    }
+
+    /// From now on there are other servers: nobody gets evidence before these could have heard of it ([`Hub::told`]).
+    pub fn share(&self) {
+        self.write().fence.get_or_insert(Uptime::from_micros(0));
+    }
+
+    /// Other servers could hear of these sessions, as they were at `begun`: for `lasts` from then on evidence may be asked
+    /// for that sidecars are given.
+    pub fn told(&self, sessions: &[Arc<Session>], begun: Uptime, lasts: Duration) {
+        let now = self.clock.now().uptime;
+        self.write().fence = Some(begun.plus(lasts));
+        // Evidence from before does not count for them: what they ask for is looked up again.
+        sessions.iter().filter(|session| session.publish(now)).for_each(|session| self.ask(session, now));
+    }
+
+    /// Whether evidence that is asked for now may be given.
+    pub fn may_prove(&self, asked: Uptime) -> bool {
+        self.read().fence.is_none_or(|until| asked <= until)
+    }
+
+    /// What all other servers say, in place of what they said before.
+    pub fn hear(&self, said: Vec<Heard>) {
+        let mut inner = self.write();
+        let mut others: Vec<Arc<Session>> = Vec::new();
+        for session in said.into_iter().map(|said| Arc::new(Session::heard(said))) {
+            // What several servers say of one process is true together: it knows the most that any of them was told.
+            if let Some(known) = others.iter().find(|known| known.is_of_the_same(&session)) {
+                known.inherit(&session);
+            } else if let Some(place) = inner.sessions.iter().position(|known| known.is_of_the_same(&session)) {
+                if inner.sessions[place].is_connected() || !session.is_connected() {
+                    inner.sessions[place].inherit(&session);
+                } else {
+                    session.inherit(&inner.sessions.swap_remove(place));
+                    others.push(session);
+                }
+            } else {
+                others.push(session);
+            }
+        }
+        inner.others = others;
+        drop(inner);
+        self.note_ack();
+    }
+
+    /// Returns when somebody joined. Dropping the future loses nothing.
+    pub async fn joined(&self) {
+        self.joins.notified().await;
+    }
+
+    /// Whether some end is not known to be enforced by everybody.
+    pub fn is_settling(&self) -> bool {
+        self.read().endings.are_open()
     }
 
     /// The ends that everybody enforces now and did not when this was asked last, each with how long that took.
@@ -131,7 +197,8 @@ impl Hub {
         let now = self.clock.now().uptime;
         let mut inner = self.write();
         let inner = &mut *inner;
-        inner.endings.settle(&inner.sessions, now)
+        let everybody: Vec<_> = inner.sessions.iter().chain(&inner.others).cloned().collect();
+        inner.endings.settle(&everybody, now)
     }
 
     /// How long it took until the ends of a revision were enforced by everybody: none where they are not yet, or where it
@@ -157,13 +224,25 @@ impl Hub {
 
     pub(super) fn join(&self, session: Arc<Session>) {
         let mut inner = self.write();
+        if inner.fence.is_none() {
+            session.publish(Uptime::from_micros(0));
+        }
         // A process that connects again has one session.
-        inner.sessions.retain(|known| known.sidecar != session.sidecar || known.boot_id != session.boot_id);
+        inner.sessions.retain(|known| {
+            let same = known.sidecar == session.sidecar && known.boot_id == session.boot_id;
+            if same {
+                session.inherit(known);
+            }
+            !same
+        });
         inner.sessions.push(session);
+        drop(inner);
+        self.joins.notify_one();
     }
 
     pub(super) fn leave(&self, session: &Arc<Session>, now: Uptime) {
         session.close();
+        self.pings.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, waits)| waits.is_connected());
         self.write().sessions.retain(|known| known.is_connected() || known.fresh_until().plus(REMEMBER) > now);
         self.note_ack();
     }
@@ -172,10 +251,10 @@ impl Hub {
         self.acks.notify_one();
     }
 
-    /// Has `session` woken at the next proof.
-    pub(super) fn ask(&self, session: &Arc<Session>) {
+    /// Has `session` woken at the first proof that is asked for after `since`.
+    pub(super) fn ask(&self, session: &Arc<Session>, since: Uptime) {
         let mut pings = self.pings.lock().unwrap_or_else(PoisonError::into_inner);
-        pings.push(Arc::clone(session));
+        pings.push((since, Arc::clone(session)));
         drop(pings);
         self.asked.notify_one();
     }
@@ -396,14 +475,22 @@ impl Sink for Hub {
     fn prove(&self, at: Uptime) {
         let mut inner = self.write();
         let Some(revision) = inner.head else { return };
+        if inner.fence.is_some_and(|until| at > until) {
+            return;
+        }
         if inner.proof.is_some_and(|proof| proof.asked >= at) {
             return;
         }
         inner.proof = Some(Proof { asked: at, revision });
         drop(inner);
-        let waiting = std::mem::take(&mut *self.pings.lock().unwrap_or_else(PoisonError::into_inner));
-        for session in waiting {
-            session.wake();
-        }
+        // Whoever asked while the source was read waits for the next one.
+        let mut pings = self.pings.lock().unwrap_or_else(PoisonError::into_inner);
+        pings.retain(|(since, session)| {
+            let waits = *since > at;
+            if !waits {
+                session.wake();
+            }
+            waits
+        });
     }
 }

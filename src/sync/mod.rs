@@ -12,6 +12,8 @@ pub mod enforce;
 pub mod feed;
 pub mod follower;
 pub mod hub;
+pub mod local;
+pub mod server;
 pub mod session;
 pub mod stream;
 

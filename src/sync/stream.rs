@@ -181,7 +181,7 @@ impl Stream {
                     return Err(Refused::TooMuch("too many pings wait for their answers"));
                 }
                 self.pings.push_back((ping.nonce, now));
-                self.hub.ask(&self.session);
+                self.hub.ask(&self.session, now);
                 Ok(Vec::new())
             }
             Some(Frame::Activity(activity)) => activity.grants.iter().map(used).collect(),
@@ -312,7 +312,7 @@ impl Stream {
 
     /// Answers the pings that came before the last proof was asked for. All that it is about was sent before.
     fn pong(&mut self, inner: &Inner, now: Now) -> Option<v1::server_frame::Frame> {
-        let proof = inner.proof()?;
+        let proof = inner.proof().filter(|proof| self.session.was_published(proof.asked))?;
         let answered = self.pings.iter().take_while(|(_, received)| *received <= proof.asked).count();
         let (nonce, received) = *self.pings.get(answered.checked_sub(1)?)?;
         let said = self.said?;

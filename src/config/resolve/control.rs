@@ -44,6 +44,7 @@ impl Resolver<'_> {
         let documents = self.documents(spot, raw);
         let per_second = self.count(spot, "calls_per_second", &raw.calls_per_second, 200, 1, 1_000_000);
         let login = raw.login.value().map(|login| self.login(&spot.key("login", &raw.login), login));
+        let sync = raw.sync.value().map(|sync| self.sync(&spot.key("sync", &raw.sync), sync, &data));
         Some(Control {
             address,
             tls: match tls {
@@ -57,6 +58,10 @@ impl Resolver<'_> {
             calls_per_second: NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN),
             login: match login {
                 Some(login) => Some(login?),
+                None => None,
+            },
+            sync: match sync {
+                Some(sync) => Some(sync?),
                 None => None,
             },
         })

@@ -42,6 +42,42 @@ pub struct Control {
     pub calls_per_second: std::num::NonZeroU32,
     /// Where people log in.
     pub login: Option<Login>,
+    /// Where sidecars on other machines follow; absent, none do.
+    pub sync: Option<ControlSync>,
+}
+
+/// Where sidecars follow a control plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlSync {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The SPIFFE trust domain of every sidecar.
+    pub trust_domain: String,
+    /// Who signs.
+    pub signer: SyncSigner,
+}
+
+/// Who signs the certificates of both ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SyncSigner {
+    /// Somebody else, who leaves them in files.
+    Files {
+        /// PEM: the server's certificate, then its intermediates.
+        certificate: PathBuf,
+        /// PEM: its private key.
+        key: PathBuf,
+        /// PEM: who signs the sidecars' certificates.
+        client_ca: PathBuf,
+        /// PEM: certificates taken back.
+        client_crl: Vec<PathBuf>,
+    },
+    /// The control plane itself.
+    Own {
+        /// The folder where its key is.
+        folder: PathBuf,
+        /// By which names and addresses sidecars connect.
+        names: Vec<String>,
+    },
 }
 
 /// Where elevations are kept.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use http::{HeaderName, Uri};
 use secrecy::SecretString;
 
-pub use control::{Control, ControlConfig, Login, StoreAddress};
+pub use control::{Control, ControlConfig, ControlSync, Login, StoreAddress, SyncSigner};
 
 use crate::domain::action::Scope;
 use crate::domain::id::{BackendName, CredentialName};

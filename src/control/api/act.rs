@@ -83,11 +83,12 @@ impl Because {
 #[into_params(parameter_in = Query)]
 pub(super) struct Wait {
     /// Answers when the state is another one, or after this long: `30s`, at most `60s`.
-    wait: Option<String>,
+    pub(super) wait: Option<String>,
 }
 
 impl Wait {
-    fn until(&self) -> Result<Instant, Problem> {
+    /// Until when.
+    pub(super) fn until(&self) -> Result<Instant, Problem> {
         let Some(text) = &self.wait else { return Ok(Instant::now()) };
         let seconds = text.strip_suffix('s').unwrap_or(text).parse().ok().map(Duration::from_secs);
         let wait = seconds.filter(|wait| *wait <= WAIT_MAX && text.bytes().all(|b| b.is_ascii_digit() || b == b's'));

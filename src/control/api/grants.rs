@@ -315,6 +315,12 @@ struct Which {
 struct EndedGrants {
     /// Their ids.
     ended: Vec<String>,
+    /// At which revision the last of them did: where that is enforced, all are. Absent where none did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
+    /// At which revision the first of them did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<u64>,
 }
 
 #[utoipa::path(post, path = "/v1/revocations", tag = "grants", operation_id = "revoke_selected", summary = "Take many grants away at once",
@@ -339,5 +345,6 @@ async fn revoke_selected(
     let reason = Because { reason: which.reason }.read()?;
     let reply = api.run(&caller, Command::Revoke { selector, reason }, trial.dry_run).await?;
     let Reply::Ended(ids) = reply else { return Err(unexpected()) };
-    Ok(Json(EndedGrants { ended: ids.iter().map(ToString::to_string).collect() }))
+    let (from, revision) = if trial.dry_run { (None, None) } else { api.span(&ids).await? };
+    Ok(Json(EndedGrants { ended: ids.iter().map(ToString::to_string).collect(), revision, from }))
 }

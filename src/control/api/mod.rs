@@ -23,6 +23,7 @@ mod problem;
 mod records;
 mod requests;
 pub mod serve;
+mod sidecars;
 mod sight;
 mod view;
 
@@ -46,6 +47,7 @@ use caller::Limits;
 use problem::Problem;
 
 use super::engine::Engine;
+use super::publish::Reports;
 use super::store::sql::SqlStore;
 use crate::domain::time::Clock;
 use crate::identity::Verifier;
@@ -78,6 +80,8 @@ pub struct Parts {
     pub calls_per_second: NonZeroU32,
     /// Where people log in.
     pub login: Option<Login>,
+    /// Where ends are enforced.
+    pub reports: Arc<Reports>,
     /// Where what is counted of calls is registered.
     pub registry: Registry,
 }
@@ -94,6 +98,7 @@ struct Api {
     limits: Limits,
     login: Option<Login>,
     ids: std::sync::Mutex<ContextV7>,
+    reports: Arc<Reports>,
 }
 
 impl Api {
@@ -123,6 +128,7 @@ pub fn router(parts: Parts) -> prometheus::Result<Router> {
         limits: Limits::new(parts.calls_per_second),
         login: parts.login,
         ids: std::sync::Mutex::new(ContextV7::new()),
+        reports: parts.reports,
     });
     let (router, _) = openapi::routes().split_for_parts();
     let router = router

@@ -73,6 +73,10 @@ struct LockView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     expires_at: Option<String>,
+    /// The revision at which it was put in force; in the answer to that only.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    #[schema(read_only)]
+    revision: Option<u64>,
 }
 
 impl From<&Lock> for LockView {
@@ -88,6 +92,7 @@ impl From<&Lock> for LockView {
             all: stops_everything(lock),
             message: lock.message.clone(),
             expires_at: lock.expires_at.map(|end| end.to_string()),
+            revision: None,
         }
     }
 }
@@ -152,8 +157,11 @@ async fn lock(
     Body(lock): Body<LockView>,
 ) -> Result<(StatusCode, Json<LockView>), Problem> {
     let command = Command::Lock(Box::new(lock.read(&api)?));
-    let Reply::Lock(lock) = api.run(&caller, command, trial.dry_run).await? else { return Err(unexpected()) };
-    Ok((StatusCode::CREATED, Json(LockView::from(&*lock))))
+    let Reply::Lock(lock, revision) = api.run(&caller, command, trial.dry_run).await? else {
+        return Err(unexpected());
+    };
+    let revision = (!trial.dry_run).then_some(revision.0);
+    Ok((StatusCode::CREATED, Json(LockView { revision, ..LockView::from(&*lock) })))
 }
 
 #[utoipa::path(delete, path = "/v1/locks/{id}", tag = "locks", operation_id = "unlock", summary = "Lift a lock",
@@ -190,6 +198,12 @@ struct TaskOutcome {
     task: TaskView,
     /// The grants that ended with it.
     ended: Vec<String>,
+    /// At which revision the last of them did: where that is enforced, all are. Absent where none did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
+    /// At which revision the first of them did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<u64>,
 }
 
 #[utoipa::path(get, path = "/v1/tasks/{reference}", tag = "tasks", operation_id = "show_task", summary = "Show a task",
@@ -223,9 +237,11 @@ impl Act {
             kind: said.kind,
             until: said.until.as_deref().map(Timestamp::parse).transpose().map_err(|e| bad(&e))?,
         };
+        let trial = self.trial;
         let Reply::Task(task, ended) = self.run(Command::Task(said)).await? else { return Err(unexpected()) };
+        let (from, revision) = if trial { (None, None) } else { self.api.span(&ended).await? };
         let ended = ended.iter().map(ToString::to_string).collect();
-        Ok(Json(TaskOutcome { task: TaskView::from(&task), ended }))
+        Ok(Json(TaskOutcome { task: TaskView::from(&task), ended, revision, from }))
     }
 }
 

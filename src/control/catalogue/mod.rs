@@ -29,6 +29,7 @@ pub struct Catalogue {
     /// How often documents changed before this.
     pub generation: u64,
     principals: PrincipalMap<PrincipalSpec>,
+    sidecars: HashMap<BackendName, Vec<String>>,
 }
 
 /// Somebody who is known here.
@@ -65,6 +66,7 @@ struct Declared {
     principals: Vec<PrincipalSpec>,
     entitlements: BTreeMap<EntitlementName, Entitlement>,
     policies: BTreeMap<String, PolicySpec>,
+    sidecars: HashMap<BackendName, Vec<String>>,
     errors: Vec<String>,
 }
 
@@ -81,7 +83,7 @@ impl Catalogue {
             }
         }
         let backends = declared.actions();
-        let Declared { principals, entitlements, policies, mut errors, .. } = declared;
+        let Declared { principals, entitlements, policies, sidecars, mut errors, .. } = declared;
         errors.extend(entitlements.values().filter_map(|entitlement| check(entitlement, &backends).err()));
         errors.extend(same_principals(&principals));
         // What is wrong with a policy may be what is wrong with a backend it names: the first is said, and once.
@@ -90,7 +92,7 @@ impl Catalogue {
         }
         let policies = load(&policies, &backends, &entitlements).map_err(|error| error.0)?;
         let principals = principals.into_iter().map(|spec| (spec.principal.as_str().into(), spec)).collect();
-        Ok(Self { backends, entitlements, policies, generation, principals })
+        Ok(Self { backends, entitlements, policies, generation, principals, sidecars })
     }
 
     /// Every Principal that was declared.
@@ -104,6 +106,16 @@ impl Catalogue {
         let people = self.principals.values();
         let people = people.map(|p| (p.principal.as_str(), p.kind, p.groups.as_slice(), p.owner.as_deref()));
         GuardrailBundle::new(documents, &self.backends, guardrails.needs(), people)
+    }
+
+    /// Whether a sidecar may follow a backend, and take uses of its grants.
+    pub fn may_follow(&self, sidecar: &Principal, backend: &BackendName) -> bool {
+        let text = sidecar.as_str();
+        let is = |listed: &String| match listed.strip_suffix('*') {
+            Some(prefix) => text.len() > prefix.len() && text.starts_with(prefix),
+            None => listed == text,
+        };
+        self.sidecars.get(backend).is_some_and(|listed| listed.iter().any(is))
     }
 
     /// Who somebody is: by the exact name, else by the longest pattern.
@@ -137,8 +149,9 @@ impl Declared {
         let name = &document.metadata.name;
         match document.read()? {
             Spec::ActionMap(actions) => drop(self.maps.insert(name.clone(), actions)),
-            Spec::Backend(actions) => {
+            Spec::Backend(actions, sidecars) => {
                 let name = BackendName::new(name).map_err(|error| error.to_string())?;
+                self.sidecars.insert(name.clone(), sidecars);
                 self.backends.insert(name, actions);
             }
             Spec::Principal(spec) => self.principals.push(spec),

@@ -22,7 +22,7 @@ impl Command {
             Self::Release(grant) | Self::Reduce(grant, _) | Self::Review { grant, .. } => {
                 wanted.grants.insert(grant.clone());
             }
-            Self::Consume { grant, use_id } => {
+            Self::Consume { grant, use_id } | Self::Use { grant, use_id } => {
                 wanted.grants.insert(grant.clone());
                 wanted.uses.insert((grant.clone(), use_id.clone()));
             }

@@ -121,8 +121,8 @@ const LABELS_MAX: (usize, usize) = (64, 256);
 pub enum Spec {
     /// Of an action map.
     ActionMap(Vec<(ActionName, Class)>),
-    /// Of a backend.
-    Backend(Actions),
+    /// Of a backend: its actions, and the sidecars that may follow it.
+    Backend(Actions, Vec<String>),
     /// Of a principal.
     Principal(PrincipalSpec),
     /// Of an entitlement.
@@ -151,7 +151,8 @@ impl Document {
             Kind::ActionMap => Spec::ActionMap(self.spec::<backend::ActionMapSpec>()?.resolve()?),
             Kind::Backend => {
                 BackendName::new(name).map_err(|error| format!("metadata.name: {error}"))?;
-                Spec::Backend(self.spec::<BackendSpec>()?.resolve()?)
+                let (actions, sidecars) = self.spec::<BackendSpec>()?.resolve()?;
+                Spec::Backend(actions, sidecars)
             }
             Kind::Principal => Spec::Principal(self.spec::<PrincipalSpec>()?.check()?),
             Kind::Entitlement => {

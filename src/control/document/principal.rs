@@ -58,7 +58,7 @@ impl PrincipalSpec {
     }
 }
 
-fn check_pattern(text: &str) -> Result<(), String> {
+pub(super) fn check_pattern(text: &str) -> Result<(), String> {
     let Some(prefix) = text.strip_suffix('*') else { return check_exact(text) };
     // The trust domain or the issuer is named in full: `spiffe://prod*` would be `spiffe://prod.elsewhere/…` too.
     let whole = match prefix.strip_prefix("spiffe://") {

@@ -148,6 +148,13 @@ impl Engine {
         Arc::clone(&self.catalogue.borrow())
     }
 
+    /// A sign whenever the documents in force change from now on.
+    pub fn declared(&self) -> watch::Receiver<Arc<Catalogue>> {
+        let mut catalogue = self.catalogue.clone();
+        catalogue.mark_unchanged();
+        catalogue
+    }
+
     /// The documents in force that the store has now: what is committed counts, whether or not it was told here yet.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ mod hints;
 mod insert;
 mod overlay;
 mod prefetch;
+mod replicas;
 mod rows;
 mod schema;
 mod transaction;
@@ -25,6 +26,7 @@ use sqlx::{Any, AnyPool};
 use tokio::sync::Mutex;
 
 pub use copy::{Copied, backup, copy};
+pub use replicas::ReplicaRow;
 pub use transaction::SqlTransaction;
 
 use super::{
