@@ -154,6 +154,7 @@ fn measure(grants: usize, with_writer: bool, guarded: &GuardrailBundle) -> Row {
         mode: Mode::Enforce,
         baselines: Vec::new(),
         credential: None,
+        serve_stale: false,
     });
     let action = Arc::new(ActionSpec {
         name: ActionName::new("queue.delete").unwrap(),

@@ -33,6 +33,7 @@ const SIDECAR: Table = &[
     ("canonical", &["fields", "reason"]),
     ("resolve", &["canonical", "reason"]),
     ("decide", &["reason", "resolve"]),
+    ("consume", &["decide", "reason"]),
     ("credential", &["decide"]),
     ("inject", &["credential", "fields"]),
     // An answer's body carries the permit that can end it and the record of its end.
@@ -46,6 +47,7 @@ const SIDECAR: Table = &[
         &[
             "accept",
             "canonical",
+            "consume",
             "credential",
             "decide",
             "forward",

@@ -27,6 +27,7 @@ fn read(name: &str) -> String {
 
 #[test]
 fn every_example_loads() {
+    let (_, beside) = uncommented();
     let mut seen = 0;
     for entry in std::fs::read_dir(folder()).expect("a folder") {
         let path = entry.expect("an entry").path();
@@ -34,7 +35,7 @@ fn every_example_loads() {
         if !name.ends_with(".yaml") || name == "grants.yaml" {
             continue;
         }
-        parse(&read(&name), &folder()).unwrap_or_else(|errors| panic!("{name} does not load:\n{errors}"));
+        parse(&read(&name), beside.path()).unwrap_or_else(|errors| panic!("{name} does not load:\n{errors}"));
         seen += 1;
     }
     assert!(seen >= 3, "only {seen} examples were found");
@@ -60,7 +61,9 @@ fn uncommented() -> (String, tempfile::TempDir) {
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
     let key = rcgen::KeyPair::generate().expect("a key");
-    write("ca.pem", &params.self_signed(&key).expect("a certificate").pem());
+    let authority = params.self_signed(&key).expect("a certificate").pem();
+    write("ca.pem", &authority);
+    write("control-ca.pem", &authority);
     let issuer = rcgen::Issuer::new(params, key);
     let revoked = rcgen::CertificateRevocationListParams {
         this_update: rcgen::date_time_ymd(2026, 1, 1),
@@ -73,8 +76,11 @@ fn uncommented() -> (String, tempfile::TempDir) {
     write("ca.crl", &revoked.signed_by(&issuer).expect("a list").pem().expect("a list"));
     let key = rcgen::KeyPair::generate().expect("a key");
     let leaf = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("names");
-    write("tls.crt", &leaf.signed_by(&key, &issuer).expect("a certificate").pem());
-    write("tls.key", &key.serialize_pem());
+    let leaf = leaf.signed_by(&key, &issuer).expect("a certificate").pem();
+    for name in ["tls", "sidecar"] {
+        write(&format!("{name}.crt"), &leaf);
+        write(&format!("{name}.key"), &key.serialize_pem());
+    }
     write("key.pem", &key.serialize_pem());
 
     let mut text = String::new();
@@ -105,6 +111,8 @@ fn what_is_commented_out_is_valid_too() {
 #[test]
 fn every_option_is_shown() {
     let (text, _folder) = uncommented();
+    // Two sources of grants cannot stand in one file.
+    let text = format!("{text}{}", read("sidecar.yaml"));
     let mut shown = BTreeSet::new();
     for line in text.lines().map(str::trim_start).filter(|line| !line.starts_with('#')) {
         for word in line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':')) {

@@ -23,6 +23,7 @@ use serde_json::json;
 const ELSEWHERE: &[(Reason, &str)] = &[
     (Reason::HeadTooLarge, "tests/hostile: a head that cannot be read whole is answered by its status alone"),
     (Reason::AuditUnavailable, "tests/real/service.rs fills the disk"),
+    (Reason::UseUnconfirmed, "tests/sync_client/counted.rs has no control plane that answers"),
     (Reason::Draining, "tests/path.rs and tests/real/service.rs stop it"),
     (Reason::CallerGone, "tests/path.rs goes away: there is nobody to answer"),
     (Reason::UpstreamTruncated, "tests/path.rs: the answer had begun"),

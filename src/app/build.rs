@@ -139,6 +139,7 @@ fn common(config: &Config, backend: &config::Backend) -> anyhow::Result<Common> 
         },
         baselines,
         credential: backend.credential.as_ref().map(place).transpose()?,
+        serve_stale: backend.on_stale == config::OnStale::ServeUntilExpiry,
     };
     let actions = action_map(backend)?;
     let timeouts = Timeouts {

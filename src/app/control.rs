@@ -27,7 +27,7 @@ use crate::control::engine::Engine;
 use crate::control::publish::{Publisher, Reports};
 use crate::control::store::sql::SqlStore;
 use crate::domain::principal::Principal;
-use crate::domain::time::{Clock, Timestamp};
+use crate::domain::time::Clock;
 use crate::identity::Verifier;
 use crate::sidecar::accept::tls::Tls;
 use crate::sync::hub::Hub;
@@ -46,7 +46,6 @@ pub struct RunningControl {
     token_file: PathBuf,
     engine: Engine,
     store: Arc<SqlStore>,
-    began: Timestamp,
     upkeep: CancellationToken,
     serving: CancellationToken,
     served: Vec<tokio::task::JoinHandle<()>>,
@@ -69,7 +68,6 @@ async fn start_control_with(
     more: Vec<Document>,
 ) -> anyhow::Result<RunningControl> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let began = clock.now().wall;
     let control = &config.control;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -114,7 +112,7 @@ async fn start_control_with(
     let greet = api::serve::anybody();
     let mut served =
         vec![tokio::spawn(api::serve::serve(listener, router, tls, greet, serving.clone(), config.drain_timeout))];
-    let feed = Beside::new(Arc::clone(&store), engine.clone(), Timestamp::from_micros(i64::MIN));
+    let feed = Beside::new(Arc::clone(&store), engine.clone());
     publish::fill(feed, &hub, &mut tasks, upkeep.clone()).await?;
     let mut sync = None;
     if let Some(listens) = &control.sync {
@@ -125,8 +123,7 @@ async fn start_control_with(
         sync = Some(bound);
         served.push(serves);
     }
-    let running =
-        RunningControl { address, sync, reports, token_file, engine, store, began, upkeep, serving, served, tasks };
+    let running = RunningControl { address, sync, reports, token_file, engine, store, upkeep, serving, served, tasks };
     running.declare(documents(&control.documents, more)?).await?;
     tracing::info!(%address, "control plane listening");
     tracing::info!(file = %running.token_file.display(), "the local admin's token is in this file");
@@ -167,7 +164,7 @@ impl RunningControl {
 
     /// The grants of this control plane, for the sidecar beside it, who counts among those that follow.
     async fn feed(&self, config: &Config) -> anyhow::Result<Beside> {
-        let beside = Beside::new(Arc::clone(&self.store), self.engine.clone(), self.began);
+        let beside = Beside::new(Arc::clone(&self.store), self.engine.clone());
         let sidecar = Principal::parse(LOCAL_SIDECAR).map_err(|error| anyhow!(error))?;
         let backends = config.backends.iter().map(|backend| backend.name.clone()).collect();
         let hub = Arc::clone(self.reports.hub());

@@ -1,11 +1,14 @@
 //! What is measured when somebody looks: grants, the age of the view, keys, leases, what runs.
 
+use std::sync::Arc;
+
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{Gauge, GaugeVec, IntCounter, IntGauge, IntGaugeVec, Opts};
 
 use super::Parts;
 use crate::domain::grant::GrantState;
+use crate::sync::client::Status;
 
 /// Measures the parts when it is collected.
 struct Measured {
@@ -21,6 +24,45 @@ struct Measured {
     leases: IntGauge,
     running: IntGauge,
     ready: IntGauge,
+    source: Option<Source>,
+}
+
+/// What is measured of a source that is followed over the network.
+struct Source {
+    status: Arc<Status>,
+    connected: IntGauge,
+    reconnects: IntCounter,
+    clock_offset: Gauge,
+}
+
+impl Source {
+    fn new(status: Arc<Status>) -> prometheus::Result<Self> {
+        Ok(Self {
+            status,
+            connected: IntGauge::new(
+                "leasehold_source_connected",
+                "1 while a stream to a control plane is open, else 0.",
+            )?,
+            reconnects: IntCounter::new(
+                "leasehold_source_reconnects_total",
+                "Streams to control planes that were opened after the first.",
+            )?,
+            clock_offset: Gauge::new(
+                "leasehold_source_clock_offset_seconds",
+                "How far the control plane's clock is ahead of this machine's.",
+            )?,
+        })
+    }
+
+    fn all(&self) -> [&dyn Collector; 3] {
+        [&self.connected, &self.reconnects, &self.clock_offset]
+    }
+
+    fn measure(&self) {
+        self.connected.set(i64::from(self.status.is_connected()));
+        self.reconnects.inc_by(self.status.reconnects().saturating_sub(self.reconnects.get()));
+        self.clock_offset.set(self.status.clock_offset_seconds());
+    }
 }
 
 pub(super) fn register(parts: &Parts) -> anyhow::Result<()> {
@@ -50,6 +92,7 @@ pub(super) fn register(parts: &Parts) -> anyhow::Result<()> {
         leases: whole("leasehold_leases", "Upstream credentials that are remembered.")?,
         running: whole("leasehold_calls_running", "Permitted calls that run.")?,
         ready: whole("leasehold_ready", "1 while the sidecar is ready, else 0.")?,
+        source: parts.source.clone().map(Source::new).transpose()?,
         parts: parts.clone(),
     };
     parts.metrics.registry().register(Box::new(measured))?;
@@ -57,8 +100,8 @@ pub(super) fn register(parts: &Parts) -> anyhow::Result<()> {
 }
 
 impl Measured {
-    fn all(&self) -> [&dyn Collector; 11] {
-        [
+    fn all(&self) -> Vec<&dyn Collector> {
+        let mut all: Vec<&dyn Collector> = vec![
             &self.grants,
             &self.locks,
             &self.next_expiry,
@@ -70,7 +113,9 @@ impl Measured {
             &self.leases,
             &self.running,
             &self.ready,
-        ]
+        ];
+        all.extend(self.source.iter().flat_map(Source::all));
+        all
     }
 }
 
@@ -102,6 +147,9 @@ impl Collector for Measured {
         self.leases.set(signed(plane.credentials.leases()));
         self.running.set(signed(self.parts.decider.calls().len()));
         self.ready.set(i64::from(self.parts.readiness.report().0));
+        if let Some(source) = &self.source {
+            source.measure();
+        }
         self.all().into_iter().flat_map(Collector::collect).collect()
     }
 }

@@ -33,16 +33,18 @@ use crate::config::{self, Config};
 use crate::domain::time::Clock;
 use crate::sidecar::accept::listen::Bound;
 use crate::sidecar::call::Shared;
+use crate::sidecar::consume::Counting;
 use crate::sidecar::decide::Decider;
 use crate::sidecar::forward::pool::Pool;
 use crate::sidecar::plane::Plane;
 use crate::sidecar::record::{self, Recorder};
 use crate::sidecar::worker::Worker;
 use crate::sync::GrantSource;
+use crate::sync::client::Status;
 use crate::telemetry::admin::Readiness;
 use crate::telemetry::metrics::Metrics;
 use clock::SystemClock;
-use source::Beside;
+use source::{Beside, Opened};
 
 /// What the parts of a running program share.
 #[derive(Clone)]
@@ -55,6 +57,9 @@ struct Parts {
     metrics: Metrics,
     readiness: Readiness,
     addresses: Arc<[Option<SocketAddr>]>,
+    /// What the source of grants shows of itself, where it is followed over the network.
+    source: Option<Arc<Status>>,
+    counting: Counting,
 }
 
 /// A running sidecar. Dropping it without [`Running::stop`] cuts everything at once.
@@ -99,8 +104,9 @@ async fn start_beside(config: Config, metrics: Metrics, beside: Option<Beside>) 
         metrics.registry(),
         Arc::clone(&clock),
     )?;
-    let decider = Decider::new(Arc::clone(&clock), config.grants.staleness_max, workers);
-    let source = source::open(&config, &decider, beside).await?;
+    let counts = source::counts(&config);
+    let decider = Decider::counting(Arc::clone(&clock), config.grants.staleness_max, workers, counts);
+    let Opened { source, status, counting } = source::open(&config, &decider, &recorder, beside).await?;
 
     let parts = Parts {
         config: Arc::new(ArcSwap::from_pointee(config)),
@@ -111,6 +117,8 @@ async fn start_beside(config: Config, metrics: Metrics, beside: Option<Beside>) 
         metrics,
         readiness: Readiness::new(),
         addresses,
+        source: status,
+        counting,
     };
     let mut running = Running {
         parts,
@@ -197,6 +205,7 @@ impl Running {
             let shared = Shared {
                 plane: Arc::clone(&self.parts.plane),
                 decider: Arc::clone(&self.parts.decider),
+                counting: self.parts.counting.clone(),
                 running: self.parts.decider.worker(),
                 recorder: self.parts.recorder.worker(),
                 pool: Arc::new(Pool::new(idle_max)),

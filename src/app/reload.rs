@@ -74,7 +74,7 @@ pub(super) async fn follow_keys(plane: Arc<ArcSwap<Plane>>, stop: CancellationTo
 
 async fn reload(parts: &Parts, origin: &Path) -> anyhow::Result<()> {
     let new = match parts.config.load().grants.source {
-        config::GrantSource::File { .. } => config::load(origin),
+        config::GrantSource::File { .. } | config::GrantSource::Remote { .. } => config::load(origin),
         config::GrantSource::Control => config::load_up(origin).map(|(sidecar, _)| sidecar),
     };
     let new = new.map_err(|errors| anyhow::anyhow!("{errors}"))?;
@@ -94,6 +94,7 @@ fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
         let one = |l: &config::Listener| (l.name.clone(), l.address.to_string(), l.tls.is_some(), l.limits.connections);
         config.listeners.iter().map(one).collect()
     };
+    let on_stale = |config: &Config| -> Vec<config::OnStale> { config.backends.iter().map(|b| b.on_stale).collect() };
     let names = |config: &Config| -> Vec<String> { config.backends.iter().map(|b| b.name.to_string()).collect() };
     if listeners(old) != listeners(new) {
         Some("listeners")
@@ -101,6 +102,9 @@ fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
         Some("backends (their names and order)")
     } else if old.grants != new.grants {
         Some("grants")
+    } else if on_stale(old) != on_stale(new) {
+        // The control plane was told what it may count on.
+        Some("backends[].on_stale")
     } else if old.audit != new.audit || old.access_log != new.access_log {
         Some("audit")
     } else if old.admin != new.admin {

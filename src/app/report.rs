@@ -77,6 +77,11 @@ fn status(parts: &Parts) -> Value {
         "ready": ready,
         "conditions": readiness["conditions"],
         "revision": table.revision().0,
+        "source": parts.source.as_ref().map(|source| json!({
+            "connected": source.is_connected(),
+            "reconnects": source.reconnects(),
+            "clock_offset_seconds": source.clock_offset_seconds(),
+        })),
         "view_age_seconds": parts.decider.freshness().age(now).map(|age| age.as_secs_f64()),
         "grants": by_state,
         "locks": census.locks,
@@ -97,6 +102,7 @@ fn status(parts: &Parts) -> Value {
 
 fn grants(parts: &Parts) -> Value {
     let now = parts.clock.now();
+    let counts = parts.decider.counts();
     let mut entries = parts.decider.table().entries();
     let total = entries.len();
     entries.sort_by(|a, b| a.id().cmp(b.id()));
@@ -120,7 +126,8 @@ fn grants(parts: &Parts) -> Value {
                 "not_before": window.not_before.to_string(),
                 "expires_at": window.expires_at.to_string(),
                 "uses_max": uses_max,
-                "uses_left": uses_max.map(|max| max.saturating_sub(uses)),
+                // Where others count, only they know.
+                "uses_left": uses_max.filter(|_| counts).map(|max| max.saturating_sub(uses)),
                 "task": entry.task().map(|task| task.as_str()),
             })
         })

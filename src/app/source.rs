@@ -1,44 +1,114 @@
 //! Where this process takes its grants from: a file, or the control plane beside it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::sync::watch;
 
-use crate::config::{Config, GrantSource as Configured};
+use crate::config::{Config, GrantSource as Configured, OnStale};
+use crate::control::catalogue::LOCAL_ADMIN;
+use crate::control::command::Command;
 use crate::control::engine::Engine;
 use crate::control::store::sql::SqlStore;
 use crate::control::store::{Change as Kept, Changes as KeptChanges, Head, Page, Rows, Store};
 use crate::domain::grant::GrantState;
-use crate::domain::id::Revision;
-use crate::domain::time::Timestamp;
+use crate::domain::id::{GrantId, Revision};
+use crate::domain::principal::Principal;
 use crate::domain::view::{Change, Snapshot, StatedGrant};
+use crate::sidecar::consume::remote::Remote;
+use crate::sidecar::consume::{Counter, Counting};
 use crate::sidecar::decide::Decider;
+use crate::sidecar::record::{Recorder, Used};
 use crate::sidecar::sync::file::{FileSettings, FileSource};
 use crate::sidecar::sync::sink::TableSink;
+use crate::sync::client::{Activity, ControlSource, Status, Upstreams, Use, Uses};
 use crate::sync::feed::{Changes, Feed, FeedSource};
+use crate::sync::follower::About;
 use crate::sync::local::Local;
 use crate::sync::{Bundle, GUARDRAILS, GrantSource, Work};
 
 /// The configured source, with its first view in force.
+pub(super) struct Opened {
+    /// The source.
+    pub(super) source: Box<dyn GrantSource>,
+    /// What it shows of itself, where it is followed over the network.
+    pub(super) status: Option<Arc<Status>>,
+    /// Who counts the uses of counted grants.
+    pub(super) counting: Counting,
+}
+
+impl Opened {
+    fn near(source: impl GrantSource + 'static, counting: Counting) -> Self {
+        Self { source: Box::new(source), status: None, counting }
+    }
+}
+
+/// Whether this process counts the uses of counted grants itself: nobody else can where they come from a file.
+pub(super) fn counts(config: &Config) -> bool {
+    matches!(config.grants.source, Configured::File { .. })
+}
+
 pub(super) async fn open(
     config: &Config,
     decider: &Arc<Decider>,
+    recorder: &Arc<Recorder>,
     beside: Option<Beside>,
-) -> anyhow::Result<Box<dyn GrantSource>> {
-    let (mut source, what): (Box<dyn GrantSource>, String) = match (&config.grants.source, beside) {
+) -> anyhow::Result<Opened> {
+    let sink = || Arc::new(TableSink::new(Arc::clone(decider)));
+    let clock = Arc::clone(decider.clock());
+    let (mut opened, what) = match (&config.grants.source, beside) {
         (Configured::File { file, poll }, _) => {
             let settings = FileSettings { path: file.clone(), poll: *poll };
-            (Box::new(FileSource::new(settings, Arc::clone(decider))), format!("grants file {}", file.display()))
+            let source = FileSource::new(settings, Arc::clone(decider));
+            (Opened::near(source, Counting::Local), format!("grants file {}", file.display()))
         }
         (Configured::Control, Some(beside)) => {
-            let (sink, clock) = (Arc::new(TableSink::new(Arc::clone(decider))), Arc::clone(decider.clock()));
-            (Box::new(FeedSource::new(beside, sink, clock)), "the control plane's grants".to_owned())
+            let counting = Counting::Remote(Arc::new(beside.counter()));
+            let source = FeedSource::new(beside, sink(), clock);
+            (Opened::near(source, counting), "the control plane's grants".to_owned())
         }
         (Configured::Control, None) => return Err(anyhow!("there is no control plane in this process")),
+        (Configured::Remote { servers, first_view }, _) => {
+            let upstreams = Upstreams::open(servers.clone()).context("grants.control.tls")?;
+            let patience = (config.grants.staleness_max, *first_view);
+            let counting = Counting::Remote(Arc::new(Remote::new(Arc::clone(&upstreams))));
+            let source = ControlSource::new(upstreams, about(config)?, sink(), clock, patience);
+            let source = source.telling(uses(recorder));
+            let status = Some(source.status());
+            (Opened { source: Box::new(source), status, counting }, "grants.control".to_owned())
+        }
     };
-    source.first().await.map_err(|error| anyhow!(error)).with_context(|| what)?;
-    Ok(source)
+    opened.source.first().await.map_err(|error| anyhow!(error)).with_context(|| what)?;
+    Ok(opened)
+}
+
+/// What calls were carried out under each grant.
+fn uses(recorder: &Arc<Recorder>) -> Uses {
+    recorder.count_uses();
+    let recorder = Arc::clone(recorder);
+    Arc::new(move || {
+        let uses = recorder.take_uses().into_iter();
+        uses.map(|Used { grant, last, calls }| Activity { grant, last, calls }).collect()
+    })
+}
+
+/// What this sidecar says of itself.
+fn about(config: &Config) -> anyhow::Result<About> {
+    let has_bound = config.backends.iter().all(|backend| backend.on_stale == OnStale::Deny);
+    Ok(About {
+        backends: config.backends.iter().map(|backend| backend.name.clone()).collect(),
+        boot_id: boot_id()?,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        staleness_max: has_bound.then_some(config.grants.staleness_max),
+    })
+}
+
+/// Tells this process from all others of the same identity.
+fn boot_id() -> anyhow::Result<String> {
+    let mut random = [0; 8];
+    aws_lc_rs::rand::fill(&mut random).map_err(|_| anyhow!("the system has no random bytes"))?;
+    Ok(format!("{:016x}", u64::from_le_bytes(random)))
 }
 
 /// The control plane in the same process, as a feed: its store is read, its engine says when.
@@ -47,7 +117,6 @@ pub(super) struct Beside {
     store: Arc<SqlStore>,
     engine: Engine,
     head: watch::Receiver<Head>,
-    since: Timestamp,
     local: Option<Local>,
 }
 
@@ -55,16 +124,19 @@ pub(super) struct Beside {
 const PAGE: u32 = 1_000;
 
 impl Beside {
-    /// Counted grants from before `since` are stated as used up: how often they were used, only the process knew that
-    /// used them, and a use that is not known is lost rather than given twice.
-    pub(super) fn new(store: Arc<SqlStore>, engine: Engine, since: Timestamp) -> Self {
+    pub(super) fn new(store: Arc<SqlStore>, engine: Engine) -> Self {
         let head = engine.head();
-        Self { store, engine, head, since, local: None }
+        Self { store, engine, head, local: None }
     }
 
     /// The same for a sidecar that counts among those that follow.
     pub(super) fn counted(self, local: Local) -> Self {
         Self { local: Some(local), ..self }
+    }
+
+    /// The same control plane, to count uses.
+    fn counter(&self) -> BesideCounter {
+        BesideCounter { store: Arc::clone(&self.store), engine: self.engine.clone() }
     }
 
     async fn read_all(&self) -> Result<Snapshot, String> {
@@ -77,11 +149,8 @@ impl Beside {
             let found = rows.grants(&page).await.map_err(text)?;
             let Some(last) = found.last() else { return Ok(snapshot) };
             page.after = Some(last.grant.id.to_string());
-            snapshot.grants.extend(found.into_iter().map(|row| {
-                let is_lost = row.grant.uses_max.is_some() && row.created_at < self.since;
-                let state = if is_lost { GrantState::Exhausted } else { GrantState::Active };
-                StatedGrant { grant: row.grant, state }
-            }));
+            let stated = found.into_iter().map(|row| StatedGrant { grant: row.grant, state: GrantState::Active });
+            snapshot.grants.extend(stated);
         }
     }
 
@@ -154,6 +223,42 @@ impl Feed for Beside {
                 // The engine stopped; what is committed can still be read.
                 std::future::pending::<()>().await;
             }
+        })
+    }
+}
+
+/// The control plane in the same process, asked for uses as it would be over the network.
+#[derive(Debug)]
+struct BesideCounter {
+    store: Arc<SqlStore>,
+    engine: Engine,
+}
+
+/// How long a call waits for its use.
+const USE_WITHIN: Duration = Duration::from_secs(5);
+
+impl BesideCounter {
+    async fn consume(&self, grant: &GrantId, use_id: &str) -> Result<Use, String> {
+        let actor = Principal::parse(LOCAL_ADMIN).map_err(|error| error.to_string())?;
+        let command = Command::Consume { grant: grant.clone(), use_id: use_id.to_owned() };
+        match self.engine.run(actor, command).await {
+            Ok(_) => Ok(Use::Taken),
+            Err(refusal) if refusal.code == "ended" => {
+                let mut rows = self.store.view().await.map_err(|error| error.to_string())?;
+                let row = rows.grant(grant).await.map_err(|error| error.to_string())?;
+                let is_exhausted = row.is_some_and(|row| row.state == GrantState::Exhausted);
+                Ok(if is_exhausted { Use::Exhausted } else { Use::Ended })
+            }
+            Err(refusal) => Err(refusal.detail),
+        }
+    }
+}
+
+impl Counter for BesideCounter {
+    fn take<'a>(&'a self, grant: &'a GrantId, use_id: &'a str) -> Work<'a, Result<Use, String>> {
+        Box::pin(async move {
+            let asked = tokio::time::timeout(USE_WITHIN, self.consume(grant, use_id)).await;
+            asked.unwrap_or_else(|_| Err("the control plane did not answer in time".to_owned()))
         })
     }
 }

@@ -113,7 +113,7 @@ pub struct Checked {
 }
 
 /// Validates a file for every command it is meant for: a control plane where there is a section `control`, a sidecar where
-/// there are listeners or nothing else; both in one process where the sidecar has no grants file.
+/// there are listeners or nothing else; both in one process where the sidecar has no grants of its own.
 ///
 /// # Errors
 /// Everything that is wrong with it.
@@ -122,9 +122,10 @@ pub fn check(path: &Path) -> Result<Checked, ConfigErrors> {
         let file: raw::File = yaml(text).map_err(|error| ConfigErrors::from_yaml(path, text, &error))?;
         let is_control = file.control.value().is_some();
         let is_sidecar = file.listeners.value().is_some() || !is_control;
-        let has_file = file.grants.value().is_some_and(|grants| grants.file.value().is_some());
+        let grants = file.grants.value();
+        let has_source = grants.is_some_and(|g| g.file.value().is_some() || g.control.value().is_some());
         match (is_control, is_sidecar) {
-            (true, true) if !has_file => {
+            (true, true) if !has_source => {
                 let (sidecar, control) = parse_up_with(text, path, environment)?;
                 Ok(Checked { sidecar: Some(sidecar), control: Some(control) })
             }

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::resolved::{
-    AuditIntent, Backend, ClientCertificate, Config, ControlConfig, CredentialSource, KeySource, Mode, TlsVersion,
-    UpstreamAddress,
+    AuditIntent, Backend, ClientCertificate, Config, ControlConfig, CredentialSource, KeySource, Mode, OnStale,
+    TlsVersion, UpstreamAddress,
 };
 
 /// Something an operator should know.
@@ -138,6 +138,12 @@ fn backend_relaxations(list: &mut Vec<Notice>, backend: &Backend) {
     let at = format!("backends[{}]", backend.name);
     let observed = backend.mode == Mode::Observe;
     note(list, observed, format!("{at}.mode"), "nothing is refused: what would be is only recorded");
+    note(
+        list,
+        backend.on_stale == OnStale::ServeUntilExpiry,
+        format!("{at}.on_stale"),
+        "while the view is stale, calls go on under grants that may have been revoked: no revocation has a bound",
+    );
     let canonical = backend.canonical;
     let at_canonical = format!("{at}.canonical");
     note(

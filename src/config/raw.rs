@@ -387,6 +387,7 @@ sections! {
         hosts: List<Text>,
         action_map: Text,
         mode: Text,
+        on_stale: Text,
         credential: Text,
         baseline: List<Baseline>,
         canonical: Canonical,
@@ -491,8 +492,23 @@ sections! {
     Grants {
         file: Text,
         poll: Text,
+        control: GrantsControl,
         staleness_max: Text,
         danger_staleness_max: Flag,
+    }
+
+    /// Control planes, or relays, that say what the grants are.
+    GrantsControl {
+        addresses: List<Text>,
+        tls: SourceTls,
+        first_view: Text,
+    }
+
+    /// TLS towards whoever says what the grants are.
+    SourceTls {
+        certificate: Text,
+        key: Text,
+        ca: Text,
     }
 
     /// The durable record.

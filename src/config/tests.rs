@@ -156,6 +156,48 @@ fn the_shape_is_strict() {
 }
 
 #[test]
+fn grants_come_from_one_place() {
+    const FILE: &str = "grants: {file: grants.yaml}";
+    const TLS: &str = "tls: {certificate: tls.crt, key: tls.key, ca: ca.pem}";
+    let control = |inside: &str| format!("grants: {{control: {{{inside}}}}}");
+    let one = format!("addresses: [\"https://c.test:9903\"], {TLS}");
+    check(FILE, &control(&one), &[]);
+    let config = Folder::new().parse(&SAMPLE.replace(FILE, &control(&one))).expect("valid");
+    let GrantSource::Remote { servers, first_view } = config.grants.source else { panic!("another source") };
+    assert_eq!((servers.addresses[0].to_string(), first_view.as_secs()), ("c.test:9903".to_owned(), 5));
+
+    check(FILE, &control("addresses: [\"https://c.test:9903\"]"), &["grants.control.tls: is missing"]);
+    check(FILE, &control(TLS), &["grants.control.addresses: is missing or empty"]);
+    check(
+        FILE,
+        &control(&format!("addresses: [\"http://c.test:9903\"], {TLS}")),
+        &["is no address of a control plane"],
+    );
+    check(FILE, &control(&format!("addresses: [\"https://c.test/x\"], {TLS}")), &["is no address of a control plane"]);
+    check(FILE, &control(&one.replace("ca.pem", "empty.pem")), &["grants.control.tls.ca: ", "has no certificate"][..1]);
+    check(FILE, &control(&one.replace("tls.key", "other.key")), &["is not the key of the certificate"]);
+    check(
+        FILE,
+        &format!("{}, file: grants.yaml}}", control(&one).trim_end_matches('}').to_owned() + "}}"),
+        &["grants.file: is not used"],
+    );
+    check(
+        FILE,
+        &format!("{}, staleness_max: 2s}}", control(&one).trim_end_matches('}').to_owned() + "}}"),
+        &["write 3s or more"],
+    );
+    check("    action_map:", "    on_stale: serve\n    action_map:", &["backends[0].on_stale: `serve` is not known"]);
+}
+
+#[test]
+fn serving_while_stale_is_named_as_a_relaxation() {
+    let text = SAMPLE.replace("    action_map:", "    on_stale: serve_until_expiry\n    action_map:");
+    let relaxed = Folder::new().parse(&text).expect("valid").relaxations();
+    assert_eq!(relaxed.len(), 1, "{relaxed:?}");
+    assert!(relaxed[0].to_string().contains("backends[rabbitmq].on_stale: while the view is stale"), "{}", relaxed[0]);
+}
+
+#[test]
 fn an_alias_bomb_is_stopped() {
     let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x]\n");
     for n in 1..12 {

@@ -17,6 +17,7 @@ use crate::domain::time::Now;
 use crate::identity::Verified;
 use crate::sidecar::accept::{Connection, ResetSwitch};
 use crate::sidecar::canonical::{BodyLength, Canonical};
+use crate::sidecar::consume::Counting;
 use crate::sidecar::credential::Lease;
 use crate::sidecar::decide::live::Watcher;
 use crate::sidecar::decide::{self, Decider, Denial, Permit, Question};
@@ -43,6 +44,8 @@ pub struct Shared {
     pub plane: Arc<ArcSwap<Plane>>,
     /// The grants.
     pub decider: Arc<Decider>,
+    /// Where uses of counted grants are taken.
+    pub counting: Counting,
     /// The running calls of this worker.
     pub running: decide::Worker,
     /// The records of this worker.
@@ -174,7 +177,7 @@ struct Carried {
     streaming: bool,
 }
 
-/// identify → canonicalise → resolve → decide → credential → inject → forward.
+/// identify → canonicalise → resolve → decide → consume → credential → inject → forward.
 async fn carry(
     caller: &Caller,
     plane: &Plane,
@@ -204,8 +207,11 @@ async fn carry(
         told.resource = Some(known.resource.clone());
     }
 
-    let permit = decide(shared, &verified, &known)?;
+    let mut permit = decide(shared, &verified, &known)?;
     record.permitted(&permit);
+    if !shared.counting.is_done(&permit) {
+        permit = Box::pin(consume(shared, &verified, &known, permit, record)).await?;
+    }
 
     let lease = obtain(plane, &permit).await?;
     let action = known.action.as_ref().map(|action| &action.name);
@@ -280,19 +286,57 @@ async fn read_body(mut body: Incoming, bytes_max: usize, backend: &Backend) -> R
     Ok(all.freeze())
 }
 
-fn decide(shared: &Shared, verified: &Verified, known: &Known) -> Result<Permit, Refusal> {
-    let question = Question {
+fn question<'q>(verified: &'q Verified, known: &'q Known) -> Question<'q> {
+    Question {
         principal: verified.principal(),
         identity: verified.expires(),
         task: verified.task(),
         backend: &known.backend.rules,
         action: known.action.as_ref(),
         resource: &known.resource,
-    };
-    shared
+    }
+}
+
+fn denied(denial: Denial) -> Refusal {
+    Refusal { denial: Some(denial.clone()), ..Refusal::of(denial.reason) }
+}
+
+fn decide(shared: &Shared, verified: &Verified, known: &Known) -> Result<Permit, Refusal> {
+    shared.decider.decide(&shared.running, question(verified, known)).map_err(denied)
+}
+
+/// How many grants are asked for a use that turns out not to be there; the sidecar knows of each of them afterwards.
+const COUNTED_TRIES: usize = 8;
+
+/// Takes the use that a counted grant needs. A grant that has none left is over, and whatever else covers the call may
+/// still carry it.
+async fn consume(
+    shared: &Shared,
+    verified: &Verified,
+    known: &Known,
+    mut permit: Permit,
+    record: &mut CallRecord,
+) -> Result<Permit, Refusal> {
+    let use_id = record.id().to_string();
+    for _ in 0..COUNTED_TRIES {
+        match shared.counting.take(&shared.decider, &permit, &use_id).await {
+            Ok(()) => return Ok(permit),
+            Err(Reason::UseUnconfirmed) => break,
+            Err(_) => {}
+        }
+        permit = decide(shared, verified, known)?;
+        record.permitted(&permit);
+        if shared.counting.is_done(&permit) {
+            return Ok(permit);
+        }
+    }
+    let grant = permit.grant().map(|entry| entry.id());
+    let permit = shared
         .decider
-        .decide(&shared.running, question)
-        .map_err(|denial| Refusal { denial: Some(denial.clone()), ..Refusal::of(denial.reason) })
+        .decide_without(&shared.running, question(verified, known), Reason::UseUnconfirmed, grant)
+        .map_err(denied)?;
+    record.permitted(&permit);
+    Ok(permit)
 }
 
 async fn obtain(plane: &Plane, permit: &Permit) -> Result<Option<Arc<Lease>>, Refusal> {

@@ -10,6 +10,8 @@ pub mod resolve;
 
 pub mod decide;
 
+pub mod consume;
+
 pub mod credential;
 
 pub mod inject;

@@ -111,6 +111,8 @@ reasons! {
     Guardrail = "guardrail", FORBIDDEN;
     /// The view of the grants cannot be proved recent enough.
     StaleSource = "stale_source", SERVICE_UNAVAILABLE;
+    /// Nobody confirmed that a use of the counted grant is taken for this call.
+    UseUnconfirmed = "use_unconfirmed", SERVICE_UNAVAILABLE;
     /// The caller's own proof of identity ran out during the call.
     IdentityExpired = "identity_expired", UNAUTHORIZED;
     /// The record of the call cannot be written.

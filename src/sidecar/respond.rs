@@ -143,6 +143,7 @@ fn next(reason: Reason) -> &'static str {
         | Reason::Revoked => "request",
         Reason::NotYet
         | Reason::StaleSource
+        | Reason::UseUnconfirmed
         | Reason::AuditUnavailable
         | Reason::KeysUnavailable
         | Reason::Draining
@@ -174,9 +175,11 @@ fn kind(reason: Reason) -> (&'static str, &'static str) {
         | Reason::BodyTooLarge
         | Reason::BodyTimeout
         | Reason::BodyUnreadable => ("malformed", "This request is not accepted as it is written"),
-        Reason::StaleSource | Reason::KeysUnavailable | Reason::AuditUnavailable | Reason::Draining => {
-            ("unavailable", "The sidecar cannot decide or record calls right now")
-        }
+        Reason::StaleSource
+        | Reason::UseUnconfirmed
+        | Reason::KeysUnavailable
+        | Reason::AuditUnavailable
+        | Reason::Draining => ("unavailable", "The sidecar cannot decide or record calls right now"),
         Reason::CredentialUnavailable
         | Reason::UpstreamUnreachable
         | Reason::UpstreamTimeout

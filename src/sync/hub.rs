@@ -227,13 +227,14 @@ impl Hub {
         if inner.fence.is_none() {
             session.publish(Uptime::from_micros(0));
         }
-        // A process that connects again has one session.
+        // A process that connects again has one session, which goes on from the evidence of the one before. What counts as
+        // open may have been opened after it: streams of one process come here in any order.
         inner.sessions.retain(|known| {
-            let same = known.sidecar == session.sidecar && known.boot_id == session.boot_id;
-            if same {
+            let is_gone = known.is_of_process(&session) && !known.is_connected();
+            if is_gone {
                 session.inherit(known);
             }
-            !same
+            !is_gone
         });
         inner.sessions.push(session);
         drop(inner);
@@ -243,7 +244,16 @@ impl Hub {
     pub(super) fn leave(&self, session: &Arc<Session>, now: Uptime) {
         session.close();
         self.pings.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, waits)| waits.is_connected());
-        self.write().sessions.retain(|known| known.is_connected() || known.fresh_until().plus(REMEMBER) > now);
+        let mut inner = self.write();
+        let heir = inner.sessions.iter().find(|known| known.is_of_process(session) && known.is_connected()).cloned();
+        if let Some(heir) = &heir {
+            heir.inherit(session);
+        }
+        inner.sessions.retain(|known| {
+            let is_inherited = heir.is_some() && Arc::ptr_eq(known, session);
+            !is_inherited && (known.is_connected() || known.fresh_until().plus(REMEMBER) > now)
+        });
+        drop(inner);
         self.note_ack();
     }
 

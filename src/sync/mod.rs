@@ -8,17 +8,20 @@
 //! What it promises: no reordering, repetition or loss of frames revives a grant that ended, or hides an end for longer
 //! than the view counts as fresh; and a view counts as fresh only from when the proof of it was *asked* for.
 
+pub mod client;
 pub mod enforce;
 pub mod feed;
 pub mod follower;
 pub mod hub;
 pub mod local;
+pub mod relay;
 pub mod server;
 pub mod session;
 pub mod stream;
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -96,4 +99,8 @@ pub trait Sink: Send + Sync + 'static {
 
     /// What is in force is what the origin of all sources held at `at`, or later.
     fn prove(&self, at: Uptime);
+
+    /// The origin's clock is ahead of this machine's by so much at most; whoever ends things by the clock ends them by the
+    /// later one.
+    fn ahead(&self, _by: Duration) {}
 }

@@ -159,6 +159,11 @@ impl Session {
         self.proved.fetch_max(asked.as_micros(), Ordering::AcqRel);
     }
 
+    /// Whether both are sessions of one process.
+    pub(super) fn is_of_process(&self, other: &Self) -> bool {
+        self.sidecar == other.sidecar && self.boot_id == other.boot_id
+    }
+
     pub(super) fn close(&self) {
         self.connected.store(false, Ordering::Release);
     }

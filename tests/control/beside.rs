@@ -109,13 +109,28 @@ fn what_was_kept_is_in_force_again_after_a_restart() {
     plane.restart();
     assert_eq!(plane.record().len(), entries + 1, "but for the local admin's login: declared again, nothing changed");
     passes_stream(&plane);
-    // How often it was used, only the process knew that is gone.
+    // How often it was used, the control plane knows: not at all before the restart, and once after it.
+    assert_eq!(plane.through("bot", "POST", "/upload").status, 200);
     denied(&plane, "bot", "POST", "/upload", "exhausted");
-    for (id, state) in [(watch, "active"), (once, "active")] {
+    for (id, state) in [(watch, "active"), (once, "exhausted")] {
         assert_eq!(plane.done("bot", "GET", &format!("/v1/grants/{id}"), &Value::Null)["state"], state);
     }
     assert_eq!(plane.approve("bob", &pending).json()["state"], "approved");
     passes(&plane, "bot", "GET", "/allowed/a");
+}
+
+#[test]
+fn a_counted_grant_is_counted_by_the_control_plane_and_never_used_more_often_than_that() {
+    let mut plane = Plane::start();
+    let once = plane.ask("bot", "once", &json!({}))["grant_id"].as_str().unwrap().to_owned();
+    wait_for("the only use", || (plane.through("bot", "POST", "/upload").status == 200).then_some(()));
+    assert_eq!(plane.through("bot", "POST", "/upload").reason(), "exhausted", "at once, and not when the news comes");
+    let told = plane.done("bot", "GET", &format!("/v1/grants/{once}"), &Value::Null);
+    assert_eq!((&told["state"], &told["uses"]), (&json!("exhausted"), &json!(1)), "{told}");
+    plane.restart();
+    denied(&plane, "bot", "POST", "/upload", "no_grant");
+    let sent = plane.backend.seen().into_iter().filter(|seen| seen.line().starts_with("POST /upload")).count();
+    assert_eq!(sent, 1);
 }
 
 fn passes_stream(plane: &Plane) {

@@ -12,7 +12,7 @@ use super::super::raw::{
     Text, Timeouts as RawTimeouts, UpstreamTls as RawUpstreamTls,
 };
 use super::super::resolved::{
-    Backend, Baseline, Canonical, Credential, Mode, Response, Timeouts, Upstream, UpstreamAddress, UpstreamTls,
+    Backend, Baseline, Canonical, Credential, Mode, OnStale, Response, Timeouts, Upstream, UpstreamAddress, UpstreamTls,
 };
 use super::super::{ActionMapSource, action_map};
 use super::{Resolver, Spot};
@@ -54,6 +54,8 @@ impl Resolver<'_> {
         let canonical = self.canonical(&at.key("canonical", &raw.canonical), raw.canonical.value());
         let action_map = self.action_map(at, &raw.action_map, canonical);
         let mode = self.choice(at, "mode", &raw.mode, &[("enforce", Mode::Enforce), ("observe", Mode::Observe)]);
+        let choices = [("deny", OnStale::Deny), ("serve_until_expiry", OnStale::ServeUntilExpiry)];
+        let on_stale = self.choice(at, "on_stale", &raw.on_stale, &choices);
         let credential = self.credential_reference(at, "credential", &raw.credential, credentials);
         let baseline = self.baseline(&at.key("baseline", &raw.baseline), &raw.baseline, credentials);
         let response = self.response(&at.key("response", &raw.response), raw.response.value());
@@ -80,6 +82,7 @@ impl Resolver<'_> {
             hosts,
             action_map: action_map?,
             mode,
+            on_stale,
             credential,
             baseline,
             canonical,
@@ -327,7 +330,7 @@ impl Resolver<'_> {
 }
 
 /// Host in lower case without brackets, and port.
-fn host_and_port(text: &str, default: u16) -> Option<(String, u16)> {
+pub(super) fn host_and_port(text: &str, default: u16) -> Option<(String, u16)> {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => {
             let plain = !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit());

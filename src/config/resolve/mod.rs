@@ -6,6 +6,7 @@ mod credentials;
 mod identity;
 mod listeners;
 mod service;
+mod source;
 mod sync;
 
 use std::fmt::Display;

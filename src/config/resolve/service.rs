@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::super::files;
 use super::super::raw::{Admin as RawAdmin, Audit as RawAudit, Count, Field, Grants as RawGrants, Text};
@@ -11,6 +12,9 @@ use super::{Resolver, Role, Spot};
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
+/// Below it, a view of a control plane elsewhere would be stale between two answers.
+const STALENESS_REMOTE_MIN: Duration = Duration::from_secs(3);
+
 impl Resolver<'_> {
     pub(super) fn grants(&mut self, spot: &Spot, raw: Option<&RawGrants>) -> Option<Grants> {
         let none = RawGrants::default();
@@ -18,13 +22,14 @@ impl Resolver<'_> {
             Some(raw) => raw,
             None if self.role == Role::Up => &none,
             None => {
-                self.fail(spot, "is missing", "write `grants: {file: grants.yaml}`");
+                self.fail(spot, "is missing", "write `grants: {file: grants.yaml}`, or `control:` with its addresses");
                 return None;
             }
         };
         let danger_staleness_max = self.flag(&raw.danger_staleness_max);
         let source = match self.role {
             Role::Up => self.no_file(spot, raw),
+            _ if raw.control.value().is_some() => self.grants_control(spot, raw),
             _ => self.grants_file(spot, raw),
         };
         let staleness_max = self.duration(spot, "staleness_max", &raw.staleness_max, "30s", "100ms", "24h");
@@ -32,6 +37,10 @@ impl Resolver<'_> {
         if staleness_max.as_secs() > 300 && !danger_staleness_max {
             let hint = "write 5m or less, or `danger_staleness_max: true` beside it";
             self.fail(&at, "is more than 5m: a revocation could go unseen that long", hint);
+        }
+        if matches!(source, Some(GrantSource::Remote { .. })) && staleness_max < STALENESS_REMOTE_MIN {
+            let hint = "write 3s or more: an answer takes its way, and a short silence is no fault";
+            self.fail(&at, "is too short for a control plane elsewhere", hint);
         }
         if let Some(GrantSource::File { poll, .. }) = &source
             && poll.saturating_mul(2) > staleness_max
@@ -62,13 +71,29 @@ impl Resolver<'_> {
 
     /// With the control plane in the same process there is no second source.
     fn no_file(&mut self, spot: &Spot, raw: &RawGrants) -> Option<GrantSource> {
+        let hint = "remove it: with `leasehold up` grants come from the control plane in the same process";
+        self.no_grants_file(spot, raw, hint);
+        if raw.control.value().is_some() {
+            self.fail(&spot.key("control", &raw.control), "is not used here", hint);
+        }
+        Some(GrantSource::Control)
+    }
+
+    fn no_grants_file(&mut self, spot: &Spot, raw: &RawGrants, hint: &str) {
         for (name, given) in [("file", &raw.file), ("poll", &raw.poll)] {
             if given.value().is_some() {
-                let hint = "remove it: with `leasehold up` grants come from the control plane in the same process";
                 self.fail(&spot.key(name, given), "is not used here", hint);
             }
         }
-        Some(GrantSource::Control)
+    }
+
+    fn grants_control(&mut self, spot: &Spot, raw: &RawGrants) -> Option<GrantSource> {
+        self.no_grants_file(spot, raw, "remove it, or `control`: grants come from one place");
+        let at = spot.key("control", &raw.control);
+        let control = raw.control.value()?;
+        let servers = self.servers(&at, &control.addresses, &control.tls);
+        let first_view = self.duration(&at, "first_view", &control.first_view, "5s", "0s", "5m");
+        Some(GrantSource::Remote { servers: servers?, first_view })
     }
 
     pub(super) fn audit(&mut self, spot: &Spot, raw: Option<&RawAudit>) -> Audit {

@@ -19,6 +19,7 @@ pub use control::{Control, ControlConfig, ControlSync, Login, StoreAddress, Sync
 use crate::domain::action::Scope;
 use crate::domain::id::{BackendName, CredentialName};
 use crate::domain::principal::Principal;
+use crate::sync::client::Servers;
 
 /// The whole configuration of one process.
 #[derive(Debug, Clone)]
@@ -260,6 +261,8 @@ pub struct Backend {
     pub action_map: ActionMapSource,
     /// Whether refusals are carried out.
     pub mode: Mode,
+    /// What becomes of granted calls while the view of the grants is stale.
+    pub on_stale: OnStale,
     /// What is injected for a grant.
     pub credential: Option<CredentialName>,
     /// What needs no elevation.
@@ -330,6 +333,15 @@ pub enum Mode {
     Enforce,
     /// They are recorded, and the call goes on.
     Observe,
+}
+
+/// What becomes of granted calls while the view of the grants is stale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnStale {
+    /// They are denied.
+    Deny,
+    /// They pass until their grants' own ends.
+    ServeUntilExpiry,
 }
 
 /// What needs no elevation.
@@ -479,6 +491,13 @@ pub enum GrantSource {
     },
     /// The control plane in this process.
     Control,
+    /// Control planes, or relays, elsewhere.
+    Remote {
+        /// Where, and how that is made sure of.
+        servers: Servers,
+        /// How long the start waits for a first view.
+        first_view: Duration,
+    },
 }
 
 /// The durable record.

@@ -154,6 +154,12 @@ impl Entry {
         }
     }
 
+    /// Ends no later than by `now`.
+    pub(super) fn anchor_again(&self, now: Now) {
+        let anchored = self.window().window().anchor(now);
+        self.ends_uptime.fetch_min(anchored.ends_uptime().as_micros(), Ordering::AcqRel);
+    }
+
     /// Whether nothing could take this for a live grant any more. Only time that has passed counts: a wall clock that
     /// jumped ahead and back must find the tombstone where it was.
     pub(super) fn is_over(&self, now: Now) -> bool {

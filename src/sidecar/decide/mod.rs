@@ -21,7 +21,7 @@ mod tests;
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -85,6 +85,8 @@ pub struct BackendRules {
     pub baselines: Vec<Baseline>,
     /// What granted calls are done with.
     pub credential: Option<CredentialSlot>,
+    /// Whether grants hold until their own ends though the view of them is stale.
+    pub serve_stale: bool,
 }
 
 /// What is to be decided.
@@ -148,15 +150,28 @@ pub struct Decider {
     guardrails_broken: AtomicBool,
     calls: LiveCalls<Subject>,
     clock: Arc<dyn Clock>,
+    /// How far the clock by which grants are decided is ahead of this machine's at most, in microseconds.
+    ahead: AtomicI64,
+    /// Whether uses are counted here.
+    counts: bool,
 }
+
+/// A smaller difference of the clocks is not worth a walk over all grants.
+const AHEAD_STEP_MICROS: u64 = 100_000;
 
 /// The running calls of one worker.
 pub type Worker = WorkerCalls<Subject>;
 
 impl Decider {
-    /// A decider that permits nothing until a source states grants.
+    /// A decider that permits nothing until a source states grants. It counts the uses of counted grants itself.
     pub fn new(clock: Arc<dyn Clock>, staleness_max: Duration, workers: usize) -> Arc<Self> {
+        Self::counting(clock, staleness_max, workers, true)
+    }
+
+    /// As [`Decider::new`]; where it does not count, a permit on a counted grant needs a use that somebody else counts.
+    pub fn counting(clock: Arc<dyn Clock>, staleness_max: Duration, workers: usize, counts: bool) -> Arc<Self> {
         Arc::new(Self {
+            counts,
             table: Table::new(),
             freshness: Freshness::new(staleness_max),
             guardrails: ArcSwap::from_pointee(Guardrails::none()),
@@ -164,6 +179,7 @@ impl Decider {
             guardrails_broken: AtomicBool::new(false),
             calls: LiveCalls::new(workers),
             clock,
+            ahead: AtomicI64::new(0),
         })
     }
 
@@ -177,6 +193,11 @@ impl Decider {
         &self.freshness
     }
 
+    /// Whether the uses of counted grants are counted here.
+    pub fn counts(&self) -> bool {
+        self.counts
+    }
+
     /// The calls that run.
     pub fn calls(&self) -> &LiveCalls<Subject> {
         &self.calls
@@ -185,6 +206,28 @@ impl Decider {
     /// The clocks that decisions are made by.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    /// The clock by which grants are decided is ahead of this machine's by so much at most: grants end by the later one.
+    pub fn ahead(&self, by: Duration) {
+        let by = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
+        let before = self.ahead.load(Ordering::Acquire);
+        if by.abs_diff(before) <= AHEAD_STEP_MICROS {
+            return;
+        }
+        self.ahead.store(by, Ordering::Release);
+        if by > before {
+            // What was stated before this was known would end too late.
+            self.table.anchor_again(self.now_at_source());
+            self.recheck();
+        }
+    }
+
+    /// Now, with the wall clock of the source where that is ahead.
+    fn now_at_source(&self) -> Now {
+        let now = self.clock.now();
+        let ahead = Duration::from_micros(self.ahead.load(Ordering::Acquire).unsigned_abs());
+        Now { wall: now.wall.plus(ahead), ..now }
     }
 
     /// The registry of the next worker.
@@ -197,7 +240,7 @@ impl Decider {
     /// # Errors
     /// [`Refused`]; everything is as it was.
     pub fn apply(&self, snapshot: Snapshot) -> Result<(), Refused> {
-        self.table.apply(snapshot, self.clock.now())?;
+        self.table.apply(snapshot, self.now_at_source())?;
         self.recheck();
         Ok(())
     }
@@ -207,7 +250,7 @@ impl Decider {
     /// # Errors
     /// [`Refused`]; everything is as it was.
     pub fn state(&self, stated: StatedGrant) -> Result<(), Refused> {
-        self.table.upsert(stated, self.clock.now())?;
+        self.table.upsert(stated, self.now_at_source())?;
         self.recheck();
         Ok(())
     }
@@ -220,7 +263,7 @@ impl Decider {
         if let Some(locks) = locks {
             self.table.set_locks(locks);
         }
-        let now = self.clock.now();
+        let now = self.now_at_source();
         let applied = changes.into_iter().try_for_each(|change| match change {
             Change::Grant(grant) => {
                 match self.table.upsert(StatedGrant { grant: *grant, state: GrantState::Active }, now) {
@@ -316,10 +359,13 @@ impl Decider {
         if matches!(subject.basis, Basis::Observed(_)) {
             return Ok(until);
         }
-        if !self.freshness.is_fresh(now) {
+        if self.freshness.is_fresh(now) {
+            until = until.min(self.freshness.stale_from());
+        } else if subject.backend.serve_stale && subject.grant().is_some() {
+            subject.stale.store(true, Ordering::Relaxed);
+        } else {
             return Err(Reason::StaleSource);
         }
-        until = until.min(self.freshness.stale_from());
         if let Basis::Grant(entry) = &subject.basis {
             match entry.state(now) {
                 // A call that took the last use may finish.
@@ -336,7 +382,7 @@ impl Decider {
         Ok(until)
     }
 
-    /// Decides one call. Takes a use of a counted grant; it is never given back.
+    /// Decides one call. Takes a use of a counted grant, where these are counted here; it is never given back.
     ///
     /// # Errors
     /// A [`Denial`] with every reason that was met.
@@ -344,11 +390,35 @@ impl Decider {
         let now = self.clock.now();
         let (basis, judged) = match self.basis_of(&question, now, true) {
             Ok(found) => found,
-            Err(denial) if question.backend.mode == Mode::Observe && denial.reason != Reason::Lock => {
-                (Basis::Observed(denial), Judged::default())
-            }
-            Err(denial) => return Err(denial),
+            Err(denial) => (observed(&question, denial)?, Judged::default()),
         };
+        self.permit(worker, question, (basis, judged), now)
+    }
+
+    /// Decides a call that no grant may carry for a reason met after the decision: it is denied, or let pass where the
+    /// backend is only observed.
+    ///
+    /// # Errors
+    /// The [`Denial`].
+    pub fn decide_without(
+        self: &Arc<Self>,
+        worker: &Worker,
+        question: Question<'_>,
+        reason: Reason,
+        grant: Option<&GrantId>,
+    ) -> Result<Permit, Denial> {
+        let denial = Denial { grant: grant.cloned(), ..Denial::of(reason) };
+        let basis = observed(&question, denial)?;
+        self.permit(worker, question, (basis, Judged::default()), self.clock.now())
+    }
+
+    fn permit(
+        self: &Arc<Self>,
+        worker: &Worker,
+        question: Question<'_>,
+        (basis, judged): (Basis, Judged),
+        now: Now,
+    ) -> Result<Permit, Denial> {
         let deadline = self.deadline(&basis, question.identity, now);
         let subject = Subject {
             principal: question.principal.clone(),
@@ -359,6 +429,7 @@ impl Decider {
             task: question.task.cloned(),
             basis,
             judged,
+            stale: AtomicBool::new(false),
         };
         let permit = Permit { registered: worker.register(subject, deadline), decider: Arc::clone(self) };
         // INVARIANT: register, then check, then act. From here on every change finds the call.
@@ -385,7 +456,9 @@ impl Decider {
             Basis::Observed(_) => until,
             Basis::Baseline(_) => until.min(self.freshness.stale_from()),
             Basis::Grant(entry) => {
-                until.min(self.freshness.stale_from()).min(now.uptime.plus(entry.window().remaining(now)))
+                let until = until.min(now.uptime.plus(entry.window().remaining(now)));
+                // Already stale, and let pass all the same: there is nothing to come before the grant's own end.
+                if self.freshness.is_fresh(now) { until.min(self.freshness.stale_from()) } else { until }
             }
         }
     }
@@ -404,10 +477,11 @@ impl Decider {
             return Err(Denial { message: Some(lock.message.clone()), ..Denial::of(Reason::Lock) });
         }
         let Some(action) = question.action else { return Err(Denial::of(Reason::UnmappedAction)) };
-        if !self.freshness.is_fresh(now) {
+        let is_fresh = self.freshness.is_fresh(now);
+        if !is_fresh && !question.backend.serve_stale {
             return Err(Denial::of(Reason::StaleSource));
         }
-        for (place, baseline) in question.backend.baselines.iter().enumerate() {
+        for (place, baseline) in question.backend.baselines.iter().enumerate().filter(|_| is_fresh) {
             if baseline.principals.contains(question.principal)
                 && baseline.scope.covers(&action.name, question.resource)
             {
@@ -416,10 +490,12 @@ impl Decider {
         }
         loop {
             let search = self.search(question, action, subject, &locks, now);
-            let Some(entry) = search.best.clone() else { return Err(search.into_denial()) };
+            let Some(entry) = search.best.clone() else {
+                return Err(if is_fresh { search.into_denial() } else { Denial::of(Reason::StaleSource) });
+            };
             // Before a use is taken: what is forbidden uses nothing up.
             let judged = self.guard(question, action, Some(&entry), now)?;
-            if !take || entry.take_use() {
+            if !take || !self.counts || entry.take_use() {
                 return Ok((Basis::Grant(entry), judged));
             }
             // Another call took the last use in between; whatever else covers the call may still do.
@@ -463,5 +539,14 @@ impl Decider {
             search.refuse(reason, entry);
         });
         search
+    }
+}
+
+/// What is only observed is let pass, unless a lock stops it.
+fn observed(question: &Question<'_>, denial: Denial) -> Result<Basis, Denial> {
+    if question.backend.mode == Mode::Observe && denial.reason != Reason::Lock {
+        Ok(Basis::Observed(denial))
+    } else {
+        Err(denial)
     }
 }

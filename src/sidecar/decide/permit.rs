@@ -1,6 +1,7 @@
 //! The proof that a call may go through, for as long as it may.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -151,6 +152,11 @@ impl Subject {
         }
     }
 
+    /// Whether the call went on although the view of the grants was stale.
+    pub fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed)
+    }
+
     /// The task of the grant, or else of the caller.
     pub fn task(&self) -> Option<&TaskRef> {
         self.grant_task().or(self.task.as_ref())
@@ -172,4 +178,6 @@ pub struct Subject {
     pub(super) task: Option<TaskRef>,
     pub(super) basis: Basis,
     pub(super) judged: Judged,
+    /// Set once the call was let go on although the view was stale.
+    pub(super) stale: AtomicBool,
 }

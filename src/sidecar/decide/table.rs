@@ -231,6 +231,11 @@ impl Table {
         });
     }
 
+    /// Brings the end of every grant forward to what it is by `now`.
+    pub(super) fn anchor_again(&self, now: Now) {
+        self.indexes.load().by_id.each_of_all(|entry| entry.anchor_again(now));
+    }
+
     /// Drops what is over, so that memory follows what lives. Nothing depends on when, or whether, this runs.
     pub fn sweep(&self, now: Now) {
         let indexes = self.indexes.load();

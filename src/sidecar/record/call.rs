@@ -245,6 +245,7 @@ impl Drop for CallRecord {
                 .or(self.denial.as_ref().and_then(|denial| denial.grant.as_ref())),
             task: live.and_then(Subject::task),
             decision: self.decision,
+            stale: live.is_some_and(Subject::is_stale),
             reason: self.reason,
             detail: self.detail,
             reasons: &reasons,

@@ -45,6 +45,10 @@ pub(super) fn call(buffer: &mut Vec<u8>, sequence: u64, uptime: Uptime, catalogu
     line.maybe("grant", outcome.grant.map(|grant| grant.as_str()));
     line.maybe("task", outcome.task.map(|task| task.as_str()));
     line.text("decision", outcome.decision.as_str());
+    if outcome.stale {
+        line.key("stale");
+        line.0.extend_from_slice(b"true");
+    }
     line.text("reason", outcome.reason.as_str());
     line.maybe("detail", outcome.detail);
     if outcome.reasons.len() > 1 {

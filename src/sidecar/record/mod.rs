@@ -11,6 +11,7 @@ pub mod call;
 mod line;
 mod metrics;
 mod spool;
+mod uses;
 
 #[cfg(test)]
 mod tests;
@@ -27,12 +28,14 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::id::{ActionName, BackendName, GrantId, TaskRef};
 use crate::domain::principal::Principal;
 use crate::domain::resource::Resource;
-use crate::domain::time::{Clock, Timestamp};
+use crate::domain::time::{Clock, Now, Timestamp};
 use crate::guardrail::Rule;
 use crate::sidecar::reason::{Decision, Reason};
 
 use metrics::RecordMetrics;
 use spool::Spool;
+pub use uses::Used;
+use uses::Uses;
 
 /// Whether each permitted call is on record before it leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,6 +181,8 @@ pub struct Outcome<'a> {
     pub grant: Option<&'a GrantId>,
     pub task: Option<&'a TaskRef>,
     pub decision: Decision,
+    /// Let go on although the view of the grants was stale.
+    pub stale: bool,
     pub reason: Reason,
     pub detail: Option<&'a str>,
     pub reasons: &'a [Reason],
@@ -234,6 +239,7 @@ pub struct Recorder {
     catalogue: arc_swap::ArcSwap<Catalogue>,
     workers: Mutex<Vec<Arc<WorkerRecorder>>>,
     available: AtomicBool,
+    counts_uses: AtomicBool,
     sequence: AtomicU64,
     lost: AtomicU64,
     clock: Arc<dyn Clock>,
@@ -254,6 +260,7 @@ struct Buffer {
     lines: Vec<u8>,
     /// Bytes of this worker that were written so far.
     written: u64,
+    uses: Uses,
 }
 
 impl Buffer {
@@ -285,6 +292,7 @@ impl Recorder {
             catalogue: arc_swap::ArcSwap::from_pointee(catalogue),
             workers: Mutex::default(),
             available: AtomicBool::new(true),
+            counts_uses: AtomicBool::new(false),
             sequence: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             clock,
@@ -299,7 +307,11 @@ impl Recorder {
             recorder: Arc::clone(self),
             prefix: format!("{:016x}", u64::from_le_bytes(random)).into(),
             next: AtomicU64::new(0),
-            buffer: Mutex::new(Buffer { lines: Vec::with_capacity(BUFFER_FULL + 4096), written: 0 }),
+            buffer: Mutex::new(Buffer {
+                lines: Vec::with_capacity(BUFFER_FULL + 4096),
+                written: 0,
+                uses: Uses::default(),
+            }),
         });
         self.workers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&worker));
         worker
@@ -309,6 +321,17 @@ impl Recorder {
     pub fn recatalogue(&self, catalogue: Catalogue) {
         self.metrics.extend(&catalogue);
         self.catalogue.store(Arc::new(catalogue));
+    }
+
+    /// Begins to note which grants are used; [`Recorder::take_uses`] then tells.
+    pub fn count_uses(&self) {
+        self.counts_uses.store(true, Ordering::Relaxed);
+    }
+
+    /// The uses of each grant since this was asked last, worker by worker.
+    pub fn take_uses(&self) -> Vec<Used> {
+        let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        workers.iter().flat_map(|worker| worker.buffer().uses.take()).collect()
     }
 
     /// Whether calls can be recorded.
@@ -417,6 +440,9 @@ impl WorkerRecorder {
     pub async fn intend(&self, intent: &Intent<'_>) -> Result<(), AuditUnavailable> {
         let recorder = &*self.recorder;
         recorder.health().map_err(|_| AuditUnavailable)?;
+        if let Some(grant) = intent.grant.filter(|_| recorder.counts_uses.load(Ordering::Relaxed)) {
+            self.buffer().uses.note(grant, intent.at, 1);
+        }
         if recorder.settings.intent == IntentMode::Batched {
             return Ok(());
         }
@@ -445,7 +471,13 @@ impl WorkerRecorder {
             recorder.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let uptime = recorder.clock.now().uptime;
+        let Now { wall, uptime } = recorder.clock.now();
+        if let Some(grant) = outcome.grant
+            && outcome.decision == Decision::Permit
+            && recorder.counts_uses.load(Ordering::Relaxed)
+        {
+            buffer.uses.note(grant, wall, 0);
+        }
         line::call(&mut buffer.lines, recorder.sequence.fetch_add(1, Ordering::Relaxed), uptime, &catalogue, outcome);
         if buffer.lines.len() >= BUFFER_FULL {
             let _ = recorder.write(&mut buffer);

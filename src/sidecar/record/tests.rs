@@ -41,6 +41,7 @@ fn with_outcome(path: &str, peer: &str, see: impl FnOnce(&Outcome<'_>)) {
         grant: None,
         task: None,
         decision: Decision::Deny,
+        stale: false,
         reason: Reason::NoGrant,
         detail: None,
         guardrails: &[],

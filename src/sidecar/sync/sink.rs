@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::domain::id::{BackendName, Revision};
 use crate::domain::lock::Lock;
@@ -78,6 +79,10 @@ impl Sink for TableSink {
 
     fn prove(&self, at: Uptime) {
         self.decider.freshness().prove(at);
+    }
+
+    fn ahead(&self, by: Duration) {
+        self.decider.ahead(by);
     }
 }
 

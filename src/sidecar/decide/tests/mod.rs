@@ -1,5 +1,7 @@
 //! Tests of the decision: a table of cases, and properties over any order of events.
 
+mod source;
+
 use std::sync::Mutex;
 
 use proptest::prelude::*;
@@ -104,6 +106,7 @@ impl Bench {
             mode: Mode::Enforce,
             baselines: Vec::new(),
             credential: None,
+            serve_stale: false,
         };
         Self { clock, decider, worker, rules: Arc::new(rules), revision: 0 }
     }
