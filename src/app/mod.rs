@@ -12,6 +12,7 @@ mod gauges;
 mod identity;
 pub mod policy;
 mod publish;
+pub mod relay;
 mod reload;
 mod report;
 mod source;

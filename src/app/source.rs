@@ -105,7 +105,7 @@ fn about(config: &Config) -> anyhow::Result<About> {
 }
 
 /// Tells this process from all others of the same identity.
-fn boot_id() -> anyhow::Result<String> {
+pub(super) fn boot_id() -> anyhow::Result<String> {
     let mut random = [0; 8];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| anyhow!("the system has no random bytes"))?;
     Ok(format!("{:016x}", u64::from_le_bytes(random)))

@@ -46,6 +46,9 @@ pub(super) fn check(file: &Path, checked: &Checked, strict: bool) -> Result<(), 
     if checked.control.is_some() {
         parts.push("a control plane".to_owned());
     }
+    if let Some(relay) = &checked.relay {
+        parts.push(format!("a relay of {}", count(relay.backends.len(), "backend", "backends")));
+    }
     parts.push(count(relaxations.len(), "relaxation", "relaxations"));
     print::out(&print::safe(&format!("{}: ok: {}\n", file.display(), parts.join(", "))));
     Ok(())

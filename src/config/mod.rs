@@ -16,6 +16,7 @@ mod error;
 mod files;
 mod notices;
 mod raw;
+pub mod relay;
 mod resolve;
 mod resolved;
 mod units;
@@ -27,6 +28,7 @@ use resolve::{Role, Source};
 
 pub use error::{ConfigError, ConfigErrors};
 pub use notices::Notice;
+pub use relay::RelayConfig;
 pub use resolved::*;
 pub use units::duration;
 
@@ -103,17 +105,35 @@ pub fn parse_control_with(
     read(text, origin, environment, |source| source.control(Role::Control))
 }
 
+/// As [`load`], for a relay.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load_relay(path: &Path) -> Result<RelayConfig, ConfigErrors> {
+    with_file(path, |text, environment| parse_relay_with(text, path, environment))
+}
+
+/// As [`load_relay`], for a text at hand.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn parse_relay_with(text: &str, origin: &Path, environment: &Environment<'_>) -> Result<RelayConfig, ConfigErrors> {
+    read(text, origin, environment, |source| source.relay())
+}
+
 /// What a file is good for.
 #[derive(Debug)]
 pub struct Checked {
+    /// A relay.
+    pub relay: Option<RelayConfig>,
     /// A sidecar.
     pub sidecar: Option<Config>,
     /// A control plane.
     pub control: Option<ControlConfig>,
 }
 
-/// Validates a file for every command it is meant for: a control plane where there is a section `control`, a sidecar where
-/// there are listeners or nothing else; both in one process where the sidecar has no grants of its own.
+/// Validates a file for every command it is meant for: a control plane where there is a section `control`, a relay where
+/// there is a section `relay`, a sidecar where there are listeners or nothing else; both in one process where the sidecar has no grants of its own.
 ///
 /// # Errors
 /// Everything that is wrong with it.
@@ -121,15 +141,18 @@ pub fn check(path: &Path) -> Result<Checked, ConfigErrors> {
     with_file(path, |text, environment| {
         let file: raw::File = yaml(text).map_err(|error| ConfigErrors::from_yaml(path, text, &error))?;
         let is_control = file.control.value().is_some();
-        let is_sidecar = file.listeners.value().is_some() || !is_control;
+        let is_relay = file.relay.value().is_some();
+        let is_sidecar = file.listeners.value().is_some() || !(is_control || is_relay);
+        let relay = is_relay.then(|| parse_relay_with(text, path, environment)).transpose()?;
         let grants = file.grants.value();
         let has_source = grants.is_some_and(|g| g.file.value().is_some() || g.control.value().is_some());
         match (is_control, is_sidecar) {
             (true, true) if !has_source => {
                 let (sidecar, control) = parse_up_with(text, path, environment)?;
-                Ok(Checked { sidecar: Some(sidecar), control: Some(control) })
+                Ok(Checked { relay, sidecar: Some(sidecar), control: Some(control) })
             }
             _ => Ok(Checked {
+                relay,
                 sidecar: is_sidecar.then(|| parse_with(text, path, environment)).transpose()?,
                 control: is_control.then(|| parse_control_with(text, path, environment)).transpose()?,
             }),

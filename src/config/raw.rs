@@ -257,6 +257,25 @@ sections! {
         workers: Count,
         drain_timeout: Text,
         control: Control,
+        relay: Relay,
+    }
+
+    /// Between control planes and very many sidecars.
+    Relay {
+        upstream: GrantsControl,
+        staleness_max: Text,
+        address: Text,
+        trust_domain: Text,
+        tls: RelayTls,
+        backends: List<Text>,
+        sidecars: List<Text>,
+    }
+
+    /// TLS towards those who follow a relay.
+    RelayTls {
+        certificate: Text,
+        key: Text,
+        client_ca: Text,
     }
 
     /// The control plane.

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
+use crate::domain::id::BackendName;
+use crate::domain::principal::Principal;
 
 /// A folder with everything that the sample names.
 struct Folder(tempfile::TempDir);
@@ -187,6 +189,39 @@ fn grants_come_from_one_place() {
         &["write 3s or more"],
     );
     check("    action_map:", "    on_stale: serve\n    action_map:", &["backends[0].on_stale: `serve` is not known"]);
+}
+
+const RELAY: &str = "\
+relay:
+  upstream: {addresses: [\"https://c.test:9903\"], tls: {certificate: tls.crt, key: tls.key, ca: ca.pem}}
+  trust_domain: prod.test
+  tls: {certificate: tls.crt, key: tls.key, client_ca: ca.pem}
+  backends: [shop]
+  sidecars: [\"spiffe://prod.test/sidecar/*\"]
+";
+
+#[test]
+fn a_relay_is_checked() {
+    let folder = Folder::new();
+    let parse = |text: &str| parse_relay_with(text, &folder.0.path().join("leasehold.yaml"), &|_| None);
+    let relay = parse(RELAY).expect("valid");
+    let (who, shop) = (Principal::parse("spiffe://prod.test/sidecar/1").unwrap(), BackendName::new("shop").unwrap());
+    assert!(relay.may_follow(&who, &shop));
+    assert!(!relay.may_follow(&who, &BackendName::new("other").unwrap()));
+    assert!(!relay.may_follow(&Principal::parse("spiffe://prod.test/else").unwrap(), &shop));
+    for (from, to, expected) in [
+        ("backends: [shop]", "backends: []", "relay.backends: is missing or empty"),
+        ("  trust_domain: prod.test\n", "", "relay.trust_domain: is missing"),
+        ("prod.test\n", "prod.test/x\n", "is not a trust domain"),
+        ("sidecar/*", "side*", "names no sidecar"),
+        ("client_ca: ca.pem", "client_ca: tls.crt", "is not that of an authority"),
+        (", tls: {certificate: tls.crt, key: tls.key, ca: ca.pem}", "", "relay.upstream.tls: is missing"),
+        ("relay:\n", "relay:\n  staleness_max: 1s\n", "write 3s to 5m"),
+        (RELAY, "workers: 1\n", "relay: is missing"),
+    ] {
+        let errors = parse(&RELAY.replace(from, to)).expect_err(expected).to_string();
+        assert!(errors.contains(expected), "`{expected}` is not in:\n{errors}");
+    }
 }
 
 #[test]

@@ -77,6 +77,8 @@ pub(super) struct Inner {
 #[derive(Debug)]
 pub struct Hub {
     clock: Arc<dyn Clock>,
+    /// How long anybody who follows may serve without evidence; none where that is theirs to say.
+    staleness_most: Option<Duration>,
     inner: RwLock<Inner>,
     asked: Notify,
     /// Who waits for evidence, and since when.
@@ -90,12 +92,23 @@ impl Hub {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
         Self {
             clock,
+            staleness_most: None,
             inner: RwLock::default(),
             asked: Notify::new(),
             pings: std::sync::Mutex::default(),
             acks: Notify::new(),
             joins: Notify::new(),
         }
+    }
+
+    /// As [`Hub::new`], of a relay that is itself counted on to deny after `most`: so is everybody behind it.
+    pub fn of_relay(clock: Arc<dyn Clock>, most: Duration) -> Self {
+        Self { staleness_most: Some(most), ..Self::new(clock) }
+    }
+
+    /// Whether somebody may follow who serves so long without evidence.
+    pub(super) fn bears(&self, staleness_max: Option<Duration>) -> bool {
+        self.staleness_most.is_none_or(|most| staleness_max.is_some_and(|max| max <= most))
     }
 
     /// The clocks that sessions and ends are measured by.

@@ -123,6 +123,11 @@ impl Stream {
             backends.insert(backend);
         }
         let staleness = Some(subscribe.staleness_max_ms).filter(|ms| *ms > 0).map(Duration::from_millis);
+        if !hub.bears(staleness) {
+            return Err(Refused::TooMuch(
+                "a sidecar behind a relay serves no longer without evidence than the relay says",
+            ));
+        }
         let bundles = subscribe.bundles.into_iter();
         let bundles = bundles.take(BUNDLES_MAX).map(|held| (held.name.into(), held.digest.into()));
         let said = subscribe.resume_revision.map(Revision);

@@ -181,7 +181,13 @@ pub struct Oracle {
 
 /// What a sidecar would do with a call of the holder of `grant`.
 pub fn lets_through(sidecar: &Sidecar, grant: &GrantId, backend: &BackendName) -> Result<GrantId, String> {
-    let rules = BackendRules { name: backend.clone(), mode: Mode::Enforce, baselines: Vec::new(), credential: None };
+    let rules = BackendRules {
+        name: backend.clone(),
+        mode: Mode::Enforce,
+        baselines: Vec::new(),
+        credential: None,
+        serve_stale: false,
+    };
     let action = ActionSpec {
         name: ActionName::new("any").unwrap(),
         class: ActionClass::Write,

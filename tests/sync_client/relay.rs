@@ -4,20 +4,27 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use leasehold::app::clock::SystemClock;
+use leasehold::config::parse_relay_with;
 use leasehold::domain::grant::GrantState;
 use leasehold::domain::id::{BackendName, GrantId, Revision};
-use leasehold::domain::time::Timestamp;
+use leasehold::domain::principal::Principal;
+use leasehold::domain::time::{Clock, Timestamp};
 use leasehold::domain::view::Change;
 use leasehold::sync::GrantSource;
 use leasehold::sync::client::{Address, Servers, Upstreams, Use};
 use leasehold::sync::follower::About;
+use leasehold::sync::hub::Hub;
 use leasehold::sync::relay::Relay;
+use leasehold::sync::stream::Stream;
+use leasehold::wire::v1;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::wait_for;
 use crate::follow::{Follows, end, grant, snapshot};
 use crate::server::Server;
+use crate::sidecar::Fleet;
 
 /// A server whose hub follows another server.
 struct Between {
@@ -95,6 +102,49 @@ fn a_relay_does_not_say_of_itself_what_only_those_behind_it_know() {
     wait_for("the relay to know", || (between.server.hub.head() == Some(Revision(2))).then_some(()));
     assert_eq!(follows.state("g1"), Some(GrantState::Active));
     assert!(origin.hub.settle().is_empty(), "an end that is not enforced is not called so");
+}
+
+#[test]
+fn nobody_follows_a_relay_who_would_serve_longer_than_it_is_counted_on_to() {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let hub = Arc::new(Hub::of_relay(clock, LONG));
+    let who = Principal::parse("spiffe://test.example/sidecar").unwrap();
+    for (staleness_max_ms, may) in [(30_000, true), (3_000, true), (30_001, false), (0, false)] {
+        let subscribe = v1::Subscribe { staleness_max_ms, ..v1::Subscribe::default() };
+        let opened = Stream::open(Arc::clone(&hub), who.clone(), subscribe, |_, _| true);
+        assert_eq!(opened.is_ok(), may, "{staleness_max_ms}");
+    }
+}
+
+/// The same relay as the program runs it, from its configuration.
+#[test]
+fn a_configured_relay_follows_and_stops() {
+    let fleet = Fleet::start(1);
+    fleet.state(|| snapshot(7, &["g1"]));
+    let folder = tempfile::tempdir().unwrap();
+    let held = fleet.authority.sidecar();
+    for (name, text) in [("a.crt", &held.certificate), ("a.key", &held.key), ("ca.pem", &fleet.authority.pem)] {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let text = format!(
+        "relay:
+  upstream: {{addresses: ['https://{}'], tls: {{certificate: a.crt, key: a.key, ca: ca.pem}}}}
+  trust_domain: test.example
+  tls: {{certificate: a.crt, key: a.key, client_ca: ca.pem}}
+  backends: [shop]
+  sidecars: ['spiffe://test.example/*']
+",
+        fleet.servers[0].address
+    );
+    let config = parse_relay_with(&text, &folder.path().join("relay.yaml"), &|_| None).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let following = runtime.block_on(leasehold::app::relay::follow(&config)).unwrap();
+    assert_eq!(following.hub.head(), Some(Revision(7)));
+    assert!(following.status.is_connected());
+    runtime.block_on(following.stop());
+    wait_for("its stream to end", || {
+        fleet.servers[0].hub.sessions().iter().all(|session| !session.is_connected()).then_some(())
+    });
 }
 
 #[test]

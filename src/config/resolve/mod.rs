@@ -5,6 +5,7 @@ mod control;
 mod credentials;
 mod identity;
 mod listeners;
+mod relay;
 mod service;
 mod source;
 mod sync;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use super::error::{ConfigError, nearest};
 use super::raw::{Count, Field, File, Flag, List, Text};
+use super::relay::RelayConfig;
 use super::resolved::{Config, ControlConfig};
 use super::{ConfigErrors, Environment, units};
 
@@ -69,6 +71,8 @@ pub(super) enum Role {
     Control,
     /// Both.
     Up,
+    /// Between the two.
+    Relay,
 }
 
 /// A file and where it lies.
@@ -92,6 +96,11 @@ impl Source<'_> {
     /// Resolves what a control plane needs.
     pub(super) fn control(&self, role: Role) -> Result<ControlConfig, ConfigErrors> {
         self.resolve(role, |resolver| resolver.control_file(self.file))
+    }
+
+    /// Resolves what a relay needs.
+    pub(super) fn relay(&self) -> Result<RelayConfig, ConfigErrors> {
+        self.resolve(Role::Relay, |resolver| resolver.relay_file(self.file))
     }
 
     fn resolve<T>(&self, role: Role, read: impl FnOnce(&mut Resolver<'_>) -> Option<T>) -> Result<T, ConfigErrors> {
