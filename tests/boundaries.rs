@@ -66,13 +66,14 @@ const SIDECAR: Table = &[
 /// The steps of an elevation. A command names rows and rules; nothing that decides knows of HTTP.
 const CONTROL: Table = &[
     ("refusal", &[]),
+    ("authority", &[]),
     ("document", &[]),
     ("route", &["document"]),
     ("catalogue", &["document", "route"]),
     ("store", &["document", "route"]),
     ("command", &["catalogue", "document", "refusal", "route", "store"]),
     ("engine", &["catalogue", "command", "refusal", "store"]),
-    ("publish", &["command", "engine", "refusal", "store"]),
+    ("publish", &["authority", "command", "engine", "refusal", "store"]),
     ("doctor", &["catalogue", "store"]),
     ("api", &["catalogue", "command", "doctor", "document", "engine", "publish", "refusal", "route", "store"]),
 ];

@@ -24,7 +24,7 @@ use crate::control::catalogue::LOCAL_ADMIN;
 use crate::control::command::{Command, Reply};
 use crate::control::document::{API_VERSION, BackendSpec, Document, Kind, Metadata, NamedAction, read_yaml};
 use crate::control::engine::Engine;
-use crate::control::publish::{Publisher, Reports};
+use crate::control::publish::Reports;
 use crate::control::store::sql::SqlStore;
 use crate::domain::principal::Principal;
 use crate::domain::time::Clock;
@@ -94,6 +94,7 @@ async fn start_control_with(
     };
     let reports = publish::reports(&store, &hub, &mut tasks, &upkeep)?;
     reports.register(metrics.registry())?;
+    let enrolment = publish::enrolment(config, &engine, &store, &clock)?;
     let router = api::router(api::Parts {
         engine: engine.clone(),
         store: Arc::clone(&store),
@@ -107,6 +108,7 @@ async fn start_control_with(
             scopes: login.scopes.clone(),
         }),
         reports: Arc::clone(&reports),
+        enrolment: enrolment.clone(),
         registry: metrics.registry().clone(),
     })?;
     let greet = api::serve::anybody();
@@ -116,10 +118,9 @@ async fn start_control_with(
     publish::fill(feed, &hub, &mut tasks, upkeep.clone()).await?;
     let mut sync = None;
     if let Some(listens) = &control.sync {
-        let stops = (upkeep.clone(), serving.clone());
-        let publisher = Arc::new(Publisher::new(engine.clone()));
-        let (bound, serves) =
-            publish::listen(listens, &hub, publisher, stops, config.drain_timeout, &mut tasks).await?;
+        let (upkeep, serving) = (upkeep.clone(), serving.clone());
+        let ground = publish::Ground { hub: &hub, engine: &engine, enrolment, upkeep, serving };
+        let (bound, serves) = publish::listen(config, listens, ground, &mut tasks).await?;
         sync = Some(bound);
         served.push(serves);
     }

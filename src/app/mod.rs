@@ -4,6 +4,7 @@
 //! records — runs on the runtime that called [`start`], so that none of it delays a call.
 
 pub mod audit;
+mod authority;
 mod build;
 pub mod clock;
 pub mod control;

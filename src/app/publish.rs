@@ -14,10 +14,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::LOOK_EVERY;
+use super::authority::{self, Served};
 use super::source::Beside;
-use crate::config::{ControlSync, SyncSigner};
+use crate::config::{ControlConfig, ControlSync, SyncSigner};
 use crate::control::api::serve::{self, Greeted};
-use crate::control::publish::{self, Publisher, Replicas, Reports};
+use crate::control::engine::Engine;
+use crate::control::publish::{self, Enrolment, Publisher, Replicas, Reports};
 use crate::control::store::Store;
 use crate::control::store::sql::SqlStore;
 use crate::domain::id::Revision;
@@ -106,34 +108,57 @@ pub(super) fn reports(
 }
 
 /// Where sidecars follow, with what its certificates are verified by.
-pub(super) struct Door {
+struct Door {
     tls: Tls,
     settings: Settings,
     names: ArcSwap<Verifier>,
     clock: Arc<dyn Clock>,
+    own: Option<(Served, Arc<Enrolment>)>,
 }
 
 impl Door {
-    async fn open(config: &ControlSync, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
-        let SyncSigner::Files { certificate, key, client_ca, client_crl } = &config.signer else {
-            return Err(anyhow!("write `tls`"));
+    async fn open(
+        config: &ControlSync,
+        clock: Arc<dyn Clock>,
+        own: Option<(Served, Arc<Enrolment>)>,
+    ) -> anyhow::Result<Self> {
+        let settings = match (&config.signer, &own) {
+            (SyncSigner::Files { certificate, key, client_ca, client_crl }, _) => TlsSettings {
+                certificate: certificate.clone(),
+                key: key.clone(),
+                client_ca: Some(client_ca.clone()),
+                client_crl: client_crl.clone(),
+                client_certificate: ClientCertificate::Required,
+                tls12: false,
+            },
+            (SyncSigner::Own { folder, .. }, Some((served, enrolment))) => {
+                served.renew(enrolment.authority(), clock.now().wall)?;
+                let (certificate, key) = served.files();
+                TlsSettings {
+                    certificate,
+                    key,
+                    client_ca: Some(authority::shown(folder)),
+                    client_crl: Vec::new(),
+                    // Whoever has a join token has no certificate yet; for all else one is asked for.
+                    client_certificate: ClientCertificate::Optional,
+                    tls12: false,
+                }
+            }
+            (SyncSigner::Own { .. }, None) => return Err(anyhow!("there is no authority")),
         };
-        let tls = Tls::open(TlsSettings {
-            certificate: certificate.clone(),
-            key: key.clone(),
-            client_ca: Some(client_ca.clone()),
-            client_crl: client_crl.clone(),
-            client_certificate: ClientCertificate::Required,
-            tls12: false,
-        })?;
-        let domain = TrustDomain { name: config.trust_domain.clone(), bundle: client_ca.clone() };
+        let bundle = settings.client_ca.clone().unwrap_or_default();
+        let tls = Tls::open(settings)?;
+        let domain = TrustDomain { name: config.trust_domain.clone(), bundle };
         let settings = Settings { spiffe: vec![domain], ..Settings::default() };
         let names = ArcSwap::from_pointee(Verifier::new(settings.clone(), Arc::clone(&clock)).await?);
-        Ok(Self { tls, settings, names, clock })
+        Ok(Self { tls, settings, names, clock, own })
     }
 
     /// Reads the files again and puts all in force at once, if any changed.
     async fn reload(&self) -> anyhow::Result<bool> {
+        if let Some((served, enrolment)) = &self.own {
+            served.renew(enrolment.authority(), self.clock.now().wall)?;
+        }
         let changed = self.tls.reload()?;
         if changed {
             self.names.store(Arc::new(Verifier::new(self.settings.clone(), Arc::clone(&self.clock)).await?));
@@ -165,17 +190,47 @@ impl Door {
     }
 }
 
+/// The own authority, where nobody else signs, with what the listener shows.
+pub(super) fn enrolment(
+    config: &ControlConfig,
+    engine: &Engine,
+    store: &Arc<SqlStore>,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Option<Arc<Enrolment>>> {
+    let Some(ControlSync { trust_domain, signer: SyncSigner::Own { folder, .. }, .. }) = &config.control.sync else {
+        return Ok(None);
+    };
+    let authority = authority::open(folder, trust_domain, clock.now().wall)?;
+    let enrolment = Enrolment::new(authority, engine.clone(), Arc::clone(store), Arc::clone(clock));
+    Ok(Some(Arc::new(enrolment)))
+}
+
+/// What listening for sidecars stands on.
+pub(super) struct Ground<'g> {
+    pub(super) hub: &'g Arc<Hub>,
+    pub(super) engine: &'g Engine,
+    pub(super) enrolment: Option<Arc<Enrolment>>,
+    /// Ends the upkeep, and before it the serving.
+    pub(super) upkeep: CancellationToken,
+    pub(super) serving: CancellationToken,
+}
+
 /// Listens for sidecars.
 pub(super) async fn listen(
+    control: &ControlConfig,
     config: &ControlSync,
-    hub: &Arc<Hub>,
-    publisher: Arc<Publisher>,
-    stops: (CancellationToken, CancellationToken),
-    drain: Duration,
+    ground: Ground<'_>,
     tasks: &mut JoinSet<()>,
 ) -> anyhow::Result<(SocketAddr, tokio::task::JoinHandle<()>)> {
-    let (upkeep, serving) = stops;
-    let door = Arc::new(Door::open(config, Arc::clone(hub.clock())).await.context("control.sync")?);
+    let Ground { hub, engine, enrolment, upkeep, serving } = ground;
+    let own = match (&config.signer, &enrolment) {
+        (SyncSigner::Own { names, .. }, Some(enrolment)) => {
+            Some((Served::new(&control.control.data, names), Arc::clone(enrolment)))
+        }
+        _ => None,
+    };
+    let publisher = Arc::new(Publisher::new(engine.clone(), enrolment));
+    let door = Arc::new(Door::open(config, Arc::clone(hub.clock()), own).await.context("control.sync")?);
     let listener =
         TcpListener::bind(config.address).await.with_context(|| format!("control.sync.address {}", config.address))?;
     let address = listener.local_addr()?;
@@ -190,7 +245,7 @@ pub(super) async fn listen(
         let lives = mark.is_none().then_some(publish::STRANGER_LIVES);
         Ok(Greeted { mark, lives })
     });
-    let served = tokio::spawn(serve::serve(listener, routes, Some(tls), greet, serving, drain));
+    let served = tokio::spawn(serve::serve(listener, routes, Some(tls), greet, serving, control.drain_timeout));
     tracing::info!(%address, "listening for sidecars");
     Ok((address, served))
 }

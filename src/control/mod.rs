@@ -7,6 +7,7 @@
 //! Deliberately absent: calls to backends, upstream credentials, and any name of the sidecar.
 
 pub mod api;
+pub mod authority;
 pub mod catalogue;
 pub mod command;
 pub mod doctor;

@@ -20,7 +20,7 @@ use tonic::{Status, Streaming};
 use crate::common::DEADLINE;
 
 /// A certificate and its key.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Shown {
     pub chain: Vec<CertificateDer<'static>>,
     pub key: Vec<u8>,

@@ -12,5 +12,6 @@ mod world;
 
 mod doors;
 mod enforce;
+mod enrol;
 mod follow;
 mod replicas;

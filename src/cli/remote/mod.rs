@@ -137,6 +137,10 @@ pub(super) enum Remote {
     #[command(after_help = EXIT_CODES)]
     Sidecars(sidecar::Sidecars),
 
+    /// Makes a token with which a sidecar joins
+    #[command(after_help = EXIT_CODES)]
+    Sidecar(sidecar::Sidecar),
+
     /// Shows, closes or opens a task; closing ends what was granted for it
     #[command(after_help = EXIT_CODES)]
     Tasks(task::Tasks),
@@ -183,6 +187,7 @@ impl Remote {
             Self::Locks(command) => command.run(),
             Self::Unlock(command) => command.run(),
             Self::Sidecars(command) => command.run(),
+            Self::Sidecar(command) => command.run(),
             Self::Tasks(command) => command.run(),
             Self::Audit(command) => command.run(),
             Self::Doctor(command) => command.run(),

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use clap::Args;
-use serde_json::Value;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::render::{self, Column, text, when};
-use super::{Call, Common, Failure, duration};
+use super::{Call, Common, EXIT_CODES, Failure, duration};
 use crate::cli::client::Client;
 use crate::cli::{Output, print};
 use crate::domain::time::Timestamp;
@@ -42,6 +42,40 @@ impl Sidecars {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let (sidecars, _) = self.common.client()?.list(&Call::get(&["v1", "sidecars"]), LIMIT)?;
         Ok(render::list(self.common.output, &sidecars, SIDECARS, "no sidecar follows this control plane")?)
+    }
+}
+
+/// What to do for one sidecar.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Sidecar {
+    #[command(subcommand)]
+    command: One,
+}
+
+#[derive(Debug, Subcommand)]
+enum One {
+    /// Makes a token with which a sidecar joins: good once, for 10 minutes; it is shown once
+    #[command(after_help = EXIT_CODES)]
+    JoinToken {
+        /// The sidecar's name: it becomes spiffe://<trust domain>/sidecar/NAME
+        #[arg(value_name = "NAME")]
+        name: String,
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+impl Sidecar {
+    pub(super) fn run(&self) -> Result<(), Failure> {
+        let One::JoinToken { name, common } = &self.command;
+        let call = Call::post(&["v1", "sidecars", "join-tokens"], json!({"name": name}));
+        let made = common.client()?.send(&call)?.body;
+        render::one(common.output, &made, |made| print::safe(&format!("{}\n", text(made, &["/token"]))))?;
+        if common.output == Output::Table {
+            let (sidecar, until) = (text(&made, &["/sidecar"]), when(&made, &["/expires_at"], render::now()));
+            print::aside(&format!("for {sidecar}, once, and no more {until}"));
+        }
+        Ok(())
     }
 }
 
@@ -129,7 +163,6 @@ fn line(enforcement: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn how_far_it_has_come_is_one_line() {

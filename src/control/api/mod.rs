@@ -47,7 +47,7 @@ use caller::Limits;
 use problem::Problem;
 
 use super::engine::Engine;
-use super::publish::Reports;
+use super::publish::{Enrolment, Reports};
 use super::store::sql::SqlStore;
 use crate::domain::time::Clock;
 use crate::identity::Verifier;
@@ -82,6 +82,8 @@ pub struct Parts {
     pub login: Option<Login>,
     /// Where ends are enforced.
     pub reports: Arc<Reports>,
+    /// Where sidecars join, if we sign for them.
+    pub enrolment: Option<Arc<Enrolment>>,
     /// Where what is counted of calls is registered.
     pub registry: Registry,
 }
@@ -99,6 +101,7 @@ struct Api {
     login: Option<Login>,
     ids: std::sync::Mutex<ContextV7>,
     reports: Arc<Reports>,
+    enrolment: Option<Arc<Enrolment>>,
 }
 
 impl Api {
@@ -129,6 +132,7 @@ pub fn router(parts: Parts) -> prometheus::Result<Router> {
         login: parts.login,
         ids: std::sync::Mutex::new(ContextV7::new()),
         reports: parts.reports,
+        enrolment: parts.enrolment,
     });
     let (router, _) = openapi::routes().split_for_parts();
     let router = router

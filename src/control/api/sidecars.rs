@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -13,7 +14,7 @@ use utoipa_axum::routes;
 use super::Api;
 use super::act::Wait;
 use super::caller::Caller;
-use super::input::{Named, Params, nothing_there};
+use super::input::{Body, Named, Params, nothing_there};
 use super::page::Listed;
 use super::problem::{Problem, ProblemView};
 
@@ -25,7 +26,7 @@ use crate::sync::enforce::{Of, Unsure};
 use crate::sync::session::Session;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
-    OpenApiRouter::new().routes(routes!(sidecars)).routes(routes!(enforcement))
+    OpenApiRouter::new().routes(routes!(sidecars)).routes(routes!(enforcement)).routes(routes!(join_token))
 }
 
 /// Most sidecars that are named in a report.
@@ -240,4 +241,47 @@ async fn enforcement(
     let report = api.reports.enforcement(&of, Revision(revision), until).await?;
     let names = caller.administers("admin:read", api.now());
     Ok(Json(RevocationView { revision, enforcement: EnforcementView::of(&report, names, api.clock.now()) }))
+}
+
+/// A sidecar that is to join.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct Joining {
+    /// Its name: it becomes `spiffe://<trust domain>/sidecar/<name>`.
+    #[schema(min_length = 1, max_length = 128)]
+    name: String,
+}
+
+/// What a sidecar joins with. It is shown once.
+#[derive(Debug, Serialize, ToSchema)]
+struct JoinTokenView {
+    /// The token, good once.
+    token: String,
+    /// The SPIFFE id it is for.
+    sidecar: String,
+    /// When it is good no more.
+    #[schema(format = DateTime)]
+    expires_at: String,
+}
+
+#[utoipa::path(post, path = "/v1/sidecars/join-tokens", tag = "sidecars", operation_id = "make_join_token", summary = "Make a token with which a sidecar joins",
+    description = "Where the control plane signs the certificates of sidecars itself.",
+    request_body = Joining,
+    responses(
+        (status = 201, description = "The token; it is shown once", body = JoinTokenView),
+        (status = "4XX", description = "Refused; there is no token", body = ProblemView, content_type = "application/problem+json")))]
+async fn join_token(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Body(joining): Body<Joining>,
+) -> Result<(StatusCode, Json<JoinTokenView>), Problem> {
+    caller.must_administer("admin:enroll", api.now())?;
+    let enrolment = api.enrolment.as_ref().ok_or_else(|| {
+        let detail = "this control plane signs no certificates: `control.sync` is missing, or its `tls` says who does";
+        Problem::new(StatusCode::CONFLICT, "signs_nothing", detail)
+    })?;
+    let made = enrolment.token(caller.principal, &joining.name).await?;
+    let view =
+        JoinTokenView { token: made.token, sidecar: made.sidecar.to_string(), expires_at: made.expires_at.to_string() };
+    Ok((StatusCode::CREATED, Json(view)))
 }

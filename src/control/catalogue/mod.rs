@@ -110,12 +110,12 @@ impl Catalogue {
 
     /// Whether a sidecar may follow a backend, and take uses of its grants.
     pub fn may_follow(&self, sidecar: &Principal, backend: &BackendName) -> bool {
-        let text = sidecar.as_str();
-        let is = |listed: &String| match listed.strip_suffix('*') {
-            Some(prefix) => text.len() > prefix.len() && text.starts_with(prefix),
-            None => listed == text,
-        };
-        self.sidecars.get(backend).is_some_and(|listed| listed.iter().any(is))
+        self.sidecars.get(backend).is_some_and(|listed| listed.iter().any(|listed| is_listed(sidecar, listed)))
+    }
+
+    /// Whether some backend names that sidecar.
+    pub fn is_sidecar(&self, sidecar: &Principal) -> bool {
+        self.sidecars.values().flatten().any(|listed| is_listed(sidecar, listed))
     }
 
     /// Who somebody is: by the exact name, else by the longest pattern.
@@ -181,6 +181,14 @@ impl Declared {
             all.insert(name, actions);
         }
         all
+    }
+}
+
+fn is_listed(sidecar: &Principal, listed: &str) -> bool {
+    let text = sidecar.as_str();
+    match listed.strip_suffix('*') {
+        Some(prefix) => text.len() > prefix.len() && text.starts_with(prefix),
+        None => listed == text,
     }
 }
 

@@ -103,6 +103,15 @@ pub enum Command {
         /// By what proof.
         by: &'static str,
     },
+    /// Record that a sidecar is let in, or is to be.
+    Enrol {
+        /// Which.
+        sidecar: Principal,
+        /// What happened: `sidecar.token_made` is for admins; of what follows on it, the token was the proof.
+        event: &'static str,
+        /// The rest of it.
+        detail: Value,
+    },
     /// Record what time has ended.
     Sweep,
 }
@@ -207,6 +216,7 @@ pub async fn execute<R: Rows>(
         Command::Unlock(id) => work.unlock(id).await?,
         Command::Task(said) => work.task(said).await?,
         Command::LogIn { by } => work.log_in(by),
+        Command::Enrol { sidecar, event, detail } => work.enrol(sidecar, event, detail)?,
         Command::Sweep => work.sweep().await?,
     };
     Ok((reply, work.plan.finish()))
@@ -281,6 +291,15 @@ impl<R: Rows> Work<'_, R> {
         let subject = self.actor.as_str().to_owned();
         self.plan.entry("login", &subject, json!({"by": by}));
         Reply::Done
+    }
+
+    fn enrol(&mut self, sidecar: &Principal, event: &str, detail: &Value) -> Result<Reply, Failed> {
+        // A sidecar itself acts only where it was let in already.
+        if self.actor != sidecar || event == "sidecar.token_made" {
+            self.must_administer("admin:enroll")?;
+        }
+        self.plan.entry(event, sidecar.as_str(), detail.clone());
+        Ok(Reply::Done)
     }
 
     async fn unlock(&mut self, id: &LockId) -> Result<Reply, Failed> {

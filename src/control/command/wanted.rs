@@ -30,7 +30,13 @@ impl Command {
             Self::Task(said) => {
                 wanted.tasks.insert(said.task.clone());
             }
-            Self::Apply(_) | Self::Delete(..) | Self::Lock(_) | Self::Unlock(_) | Self::LogIn { .. } | Self::Sweep => {}
+            Self::Apply(_)
+            | Self::Delete(..)
+            | Self::Lock(_)
+            | Self::Unlock(_)
+            | Self::LogIn { .. }
+            | Self::Enrol { .. }
+            | Self::Sweep => {}
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The store says what is in force; a hub keeps it for all streams ([`crate::sync`]). Here stands what only a control plane
 //! can answer them. A sidecar has the rights that the Backend documents name it for, and none at the API.
 
+mod enrol;
 mod replicas;
 mod report;
 
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use enrol::{Enrolment, JoinToken};
 pub use replicas::Replicas;
 pub use report::{Report, Reports};
 
@@ -33,12 +35,13 @@ pub const STRANGER_LIVES: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Publisher {
     engine: Engine,
+    enrolment: Option<Arc<Enrolment>>,
 }
 
 impl Publisher {
-    /// Answers from this engine.
-    pub fn new(engine: Engine) -> Self {
-        Self { engine }
+    /// Answers from this engine, and signs where somebody is to.
+    pub fn new(engine: Engine, enrolment: Option<Arc<Enrolment>>) -> Self {
+        Self { engine, enrolment }
     }
 }
 
@@ -76,8 +79,15 @@ impl Origin for Publisher {
         })
     }
 
-    fn enroll(&self, _: Option<Principal>, _: Bytes, _: String) -> Work<'_, Result<Enrolled, Failed>> {
-        Box::pin(async { Err(Failed::Forbidden("this control plane signs no certificates".to_owned())) })
+    fn enroll(&self, shown: Option<Principal>, csr: Bytes, token: String) -> Work<'_, Result<Enrolled, Failed>> {
+        Box::pin(async move {
+            let refused = || Failed::Forbidden("this control plane signs no certificates: ask who does".to_owned());
+            let enrolment = self.enrolment.as_ref().ok_or_else(refused)?;
+            match shown {
+                Some(sidecar) => enrolment.renew(sidecar, &csr).await,
+                None => enrolment.join(&token, &csr).await,
+            }
+        })
     }
 
     fn said(&self, sidecar: &Principal, said: Said) {

@@ -4,8 +4,16 @@ use crate::control::document::Target;
 use crate::guardrail::schema::{Backends, calls, question, text as whole};
 
 /// What admins do, as policies name it.
-pub const ADMIN_ACTIONS: &[&str] =
-    &["admin:apply", "admin:read", "admin:lock", "admin:revoke", "admin:task", "admin:audit", "admin:consume"];
+pub const ADMIN_ACTIONS: &[&str] = &[
+    "admin:apply",
+    "admin:read",
+    "admin:lock",
+    "admin:revoke",
+    "admin:task",
+    "admin:audit",
+    "admin:consume",
+    "admin:enroll",
+];
 
 const ELEVATION: &str = r#"
   action "elevation:request", "elevation:auto_approve" appliesTo {

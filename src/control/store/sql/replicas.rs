@@ -1,6 +1,7 @@
-//! What control planes that share a store tell each other of their sidecars: a row each, written whole.
+//! What control planes that share a store tell each other of their sidecars, a row each, written whole; and the tokens
+//! by which sidecars join.
 //!
-//! Not part of the elevations: no revision, no audit entry, and not copied.
+//! Not part of the elevations: no revision and not copied. The audit entries of who joins are a command's.
 
 use super::SqlStore;
 use super::connect::within;
@@ -42,5 +43,28 @@ impl SqlStore {
         let rows = within(sqlx::query("SELECT id, beat, body FROM replicas").fetch_all(&self.readers)).await?;
         let read = |row| Ok(ReplicaRow { id: text(row, "id")?, beat: number(row, "beat")?, body: text(row, "body")? });
         rows.iter().map(read).collect()
+    }
+
+    /// Keeps the digest of a join token until it is taken or over.
+    ///
+    /// # Errors
+    /// [`StoreError`](crate::control::store::StoreError); it is not kept.
+    pub async fn keep_join_token(&self, digest: &str, sidecar: &str, until: Timestamp) -> Read<()> {
+        let _turn = self.turn.lock().await;
+        let query = sqlx::query("INSERT INTO join_tokens (digest, keep_until, body) VALUES ($1, $2, $3)");
+        let query = query.bind(digest.to_owned()).bind(until.as_micros()).bind(sidecar.to_owned());
+        within(query.execute(&self.writer)).await.map(drop)
+    }
+
+    /// Takes a join token, which only one can: for whom it was made, if it is good.
+    ///
+    /// # Errors
+    /// [`StoreError`](crate::control::store::StoreError); it may be gone.
+    pub async fn take_join_token(&self, digest: &str, now: Timestamp) -> Read<Option<String>> {
+        let _turn = self.turn.lock().await;
+        let query = sqlx::query("DELETE FROM join_tokens WHERE digest = $1 AND keep_until > $2 RETURNING body");
+        let query = query.bind(digest.to_owned()).bind(now.as_micros());
+        let taken = within(query.fetch_optional(&self.writer)).await?;
+        taken.as_ref().map(|row| text(row, "body")).transpose()
     }
 }
