@@ -8,7 +8,7 @@ use leasehold::domain::view::Change;
 
 use crate::common::wait_for;
 use crate::common::world::World;
-use crate::sidecar::{Fleet, answers, end, granted, snapshot};
+use crate::sidecar::{Fleet, answers, end, granted, nobody, snapshot};
 
 fn counted(id: &str, uses: u32) -> Grant {
     Grant { uses_max: Some(uses), ..granted(id, "allowed.read", "allowed/**") }
@@ -138,4 +138,17 @@ fn a_backend_that_is_only_observed_lets_the_call_pass_and_says_so() {
     assert_eq!(reason(&world), "passed");
     let call = world.calls(1).remove(0);
     assert_eq!((&call["decision"], &call["reason"]), (&"would_deny".into(), &"use_unconfirmed".into()));
+}
+
+#[test]
+fn an_address_that_hangs_does_not_cost_the_use() {
+    let mut fleet = Fleet::start(1);
+    fleet.state(|| snapshot(1, vec![counted("g1", 3)]));
+    fleet.servers[0].manner.uses_max.store(3, Ordering::SeqCst);
+    fleet.others = vec![nobody(b"")];
+    let world = fleet.sidecar(|_| {}, "");
+    for _ in 0..3 {
+        assert_eq!(reason(&world), "passed");
+    }
+    assert_eq!(reason(&world), "exhausted");
 }

@@ -1,6 +1,7 @@
 //! A whole sidecar that follows control planes over mTLS.
 
 use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -43,6 +44,8 @@ pub struct Fleet {
     pub servers: Vec<Server>,
     pub authority: Authority,
     pub backend: Backend,
+    /// Addresses where no server is.
+    pub others: Vec<SocketAddr>,
 }
 
 impl Fleet {
@@ -50,7 +53,7 @@ impl Fleet {
         let authority = Authority::new();
         let server = |_| Server::start(Some(authority.server([127, 0, 0, 1])));
         let servers = (0..servers).map(server).collect();
-        Self { servers, authority, backend: shop() }
+        Self { servers, authority, backend: shop(), others: Vec::new() }
     }
 
     pub fn state(&self, snapshot: impl Fn() -> Snapshot) {
@@ -74,7 +77,8 @@ impl Fleet {
             ("control-ca.pem".to_owned(), self.authority.pem.clone()),
         ]);
         change(&mut setup);
-        let addresses: Vec<_> = self.servers.iter().map(|server| format!("'https://{}'", server.address)).collect();
+        let addresses = self.servers.iter().map(|server| server.address).chain(self.others.iter().copied());
+        let addresses: Vec<_> = addresses.map(|address| format!("'https://{address}'")).collect();
         let addresses = addresses.join(", ");
         let grants = format!(
             "grants:
@@ -227,6 +231,30 @@ fn certificates_that_change_are_used_for_the_next_connection() {
     std::fs::write(world.path("control-ca.pem"), &other.pem).unwrap();
     answers(&world, "/allowed/a", 403, "revoked");
     assert_eq!(*server.manner.shown.lock().unwrap(), [held.der]);
+}
+
+/// Somebody who listens and is no server: says this to whoever comes, and no more.
+pub fn nobody(says: &'static [u8]) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let mut held = Vec::new();
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(says);
+            held.push(stream);
+        }
+    });
+    address
+}
+
+#[test]
+fn addresses_where_no_server_is_cost_a_while_and_nothing_else() {
+    let mut fleet = Fleet::start(1);
+    fleet.state(|| snapshot(1, vec![granted("g1", "allowed.read", "allowed/**")]));
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    fleet.others = vec![nobody(b""), nobody(b"HTTP/1.1 200 OK\r\n\r\n\0\xff\x16\x03"), closed];
+    let world = fleet.sidecar(|_| {}, "");
+    answers(&world, "/allowed/a", 200, "");
 }
 
 #[test]

@@ -2,14 +2,15 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint};
 
@@ -39,14 +40,14 @@ impl fmt::Display for Address {
 /// Who serves, and how that is made sure of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Servers {
-    /// Where; all of them serve the same.
+    /// Where, at least one; all of them serve the same.
     pub addresses: Vec<Address>,
     /// What is shown and whom to believe. Without it everything is in the clear, which no configuration can ask for.
     pub tls: Option<TlsSettings>,
 }
 
 /// How long a connection may take, its handshake included.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 
 /// Largest frame that is read.
 const FRAME_BYTES_MAX: usize = 4 << 20;
@@ -97,11 +98,11 @@ impl Upstreams {
         }
     }
 
-    /// The connection that is open, or a new one to the address that is asked now.
+    /// The connection that is open, or a new one to the address that is asked now. Whoever comes meanwhile waits for it.
     pub(super) async fn connected(&self) -> Result<(Address, Client), String> {
-        let open = || self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut open = self.open.lock().await;
         let certificate = self.certificate();
-        if let Some(known) = &*open()
+        if let Some(known) = &*open
             && known.address == *self.address()
             && known.certificate == certificate
         {
@@ -109,13 +110,13 @@ impl Upstreams {
         }
         let address = self.address().clone();
         let client = self.connect(&address).await.inspect_err(|_| self.leave(&address))?;
-        *open() = Some(Open { address: address.clone(), certificate: self.certificate(), client: client.clone() });
+        *open = Some(Open { address: address.clone(), certificate: self.certificate(), client: client.clone() });
         Ok((address, client))
     }
 
     /// Lets go of a connection that is of no use, and has another address asked.
-    pub(super) fn disconnect(&self, address: &Address) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).take_if(|open| open.address == *address);
+    pub(super) async fn disconnect(&self, address: &Address) {
+        self.open.lock().await.take_if(|open| open.address == *address);
         self.leave(address);
     }
 

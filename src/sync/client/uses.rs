@@ -90,7 +90,7 @@ impl Upstreams {
             | Code::Unimplemented => Err(Failed::Said(why)),
             // `Unauthenticated` too: the certificate may have ended with which this connection began.
             _ => {
-                self.disconnect(&address);
+                self.disconnect(&address).await;
                 Err(Failed::Silent(why))
             }
         }
