@@ -13,10 +13,11 @@ use leasehold::app::clock::SystemClock;
 use leasehold::domain::action::{ActionClass, ActionPattern, Scope};
 use leasehold::domain::grant::{Grant, GrantState};
 use leasehold::domain::id::{ActionName, BackendName, GrantId, Revision};
-use leasehold::domain::principal::Principal;
+use leasehold::domain::principal::{Principal, PrincipalKind};
 use leasehold::domain::resource::{Resource, ResourcePattern};
 use leasehold::domain::time::{Clock, Timestamp, Window};
 use leasehold::domain::view::{Snapshot, StatedGrant};
+use leasehold::guardrail::{Actor, Backends, Call, GuardrailBundle, GuardrailDocument, Guardrails, Mode as Counts};
 use leasehold::sidecar::decide::{BackendRules, Decider, Mode, Question};
 use leasehold::sidecar::resolve::ActionSpec;
 
@@ -70,7 +71,55 @@ struct Row {
     load: Duration,
 }
 
-fn measure(grants: usize, with_writer: bool) -> Row {
+/// No guardrails, one that looks at who calls, one that looks at the time too, and as many as an action can have.
+fn guardrails() -> [(&'static str, Vec<String>); 4] {
+    let one = |n: usize, condition: &str| {
+        format!(
+            "@id(\"g{n}\") forbid(principal, action, resource in Leasehold::Backend::\"rabbitmq\") when {{ {condition} }};"
+        )
+    };
+    let late = "context.now < datetime(\"2000-01-01T00:00:00Z\")";
+    [
+        ("none", Vec::new()),
+        ("one, of whom", vec![one(0, "principal.kind == \"agent\"")]),
+        ("one, of when", vec![one(0, &format!("principal.kind == \"agent\" || {late}"))]),
+        ("32, of when", (0..32).map(|n| one(n, &format!("principal.kind == \"agent\" || {late}"))).collect()),
+    ]
+}
+
+/// The bundle of these texts; every caller is known by one pattern.
+fn bundle(texts: &[String]) -> GuardrailBundle {
+    let documents: Vec<GuardrailDocument> = texts
+        .iter()
+        .enumerate()
+        .map(|(n, cedar)| GuardrailDocument { name: format!("d{n}"), mode: Counts::Enforce, cedar: cedar.clone() })
+        .collect();
+    let actions = vec![(ActionName::new("queue.delete").unwrap(), ActionClass::Write)];
+    let backends: Backends = [(BackendName::new("rabbitmq").unwrap(), actions)].into();
+    let guardrails = Guardrails::compile(&documents, &backends).unwrap();
+    let people = [("https://idp.example#*", PrincipalKind::Ci, &[][..], None)].into_iter();
+    GuardrailBundle::new(&documents, &backends, guardrails.needs(), people)
+}
+
+/// What it costs to ask Cedar, which a call does whose answer is not remembered: nanoseconds, median.
+fn anew(bundle: &GuardrailBundle) -> u64 {
+    let guardrails = Guardrails::load(bundle).unwrap();
+    let (caller, resource) = (principal(1), Resource::exact("vhosts/prod/queues/q0"));
+    let (backend, action) = (BackendName::new("rabbitmq").unwrap(), ActionName::new("queue.delete").unwrap());
+    let call = Call { principal: &caller, backend: &backend, action: &action, resource: &resource };
+    let actor = Actor { principal: &caller, kind: PrincipalKind::Ci, groups: &[], owner: None };
+    let mut nanos: Vec<u64> = (0..2_000)
+        .map(|second| {
+            let began = Instant::now();
+            black_box(guardrails.explain(actor, call, Timestamp::from_seconds(1_767_614_400 + second)));
+            u64::try_from(began.elapsed().as_nanos()).unwrap()
+        })
+        .collect();
+    nanos.sort_unstable();
+    nanos[nanos.len() / 2]
+}
+
+fn measure(grants: usize, with_writer: bool, guarded: &GuardrailBundle) -> Row {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let decider = Decider::new(Arc::clone(&clock), Duration::from_secs(3_600), 1);
     let end = clock.now().wall.plus(Duration::from_secs(3_600));
@@ -82,6 +131,7 @@ fn measure(grants: usize, with_writer: bool) -> Row {
     let load = began.elapsed();
     let bytes = resident_bytes().saturating_sub(before);
     decider.freshness().prove(clock.now().uptime);
+    decider.set_guardrails(guarded).unwrap();
 
     let stop = Arc::new(AtomicBool::new(false));
     let writer = with_writer.then(|| {
@@ -144,9 +194,11 @@ fn measure(grants: usize, with_writer: bool) -> Row {
 fn main() {
     println!("a whole decision: clock, locks, freshness, lookup, scope, registration, second check, and its end");
     println!("{:>9}  {:>10}  {:>8}  {:>8}  {:>9}  {:>9}", "grants", "writer", "median", "p99", "B/grant", "load");
-    for grants in [1, 1_000, 100_000, 1_000_000] {
+    let sizes: &[usize] =
+        if std::env::args().any(|a| a == "guardrails") { &[] } else { &[1, 1_000, 100_000, 1_000_000] };
+    for grants in sizes.iter().copied() {
         for with_writer in [false, true] {
-            let row = measure(grants, with_writer);
+            let row = measure(grants, with_writer, &GuardrailBundle::default());
             let writer = if with_writer { "10k/s" } else { "-" };
             println!(
                 "{:>9}  {:>10}  {:>5} ns  {:>5} ns  {:>9}  {:>6} ms",
@@ -158,5 +210,17 @@ fn main() {
                 row.load.as_millis(),
             );
         }
+    }
+    println!();
+    println!("the same with guardrails, at 1,000 grants; anew: what a call pays whose answer is not remembered");
+    println!("{:>14}  {:>8}  {:>8}  {:>6}  {:>9}", "guardrails", "median", "p99", "ratio", "anew");
+    let mut bare = None;
+    for (what, texts) in guardrails() {
+        let bundle = bundle(&texts);
+        // The best of three: what is compared differs by less than the machine does.
+        let row = (0..3).map(|_| measure(1_000, false, &bundle)).min_by_key(|row| row.median).unwrap();
+        let ratio = row.median as f64 / *bare.get_or_insert(row.median) as f64;
+        let anew = if texts.is_empty() { "-".to_owned() } else { format!("{} ns", anew(&bundle)) };
+        println!("{what:>14}  {:>5} ns  {:>5} ns  {ratio:>6.2}  {anew:>9}", row.median, row.p99);
     }
 }

@@ -17,6 +17,7 @@ use leasehold::control::engine::{Engine, Pace};
 use leasehold::control::store::sql::SqlStore;
 use leasehold::domain::id::{EntitlementName, GrantId, RequestId};
 use leasehold::domain::principal::Principal;
+use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -155,7 +156,8 @@ async fn bench(name: &str, url: &str, batch_max: usize, count: u32) {
     let store = Arc::new(SqlStore::open(url).await.unwrap());
     let (clock, stop) = (Arc::new(SystemClock::new()), CancellationToken::new());
     let pace = Pace { batch_max, ..Pace::default() };
-    let (engine, task) = Engine::start_at(Arc::clone(&store), clock, pace, stop.clone()).await.unwrap();
+    let (engine, task) =
+        Engine::start_at(Arc::clone(&store), clock, pace, &Registry::new(), stop.clone()).await.unwrap();
     engine.run(Principal::parse(LOCAL_ADMIN).unwrap(), Command::Apply(documents())).await.unwrap();
     let grouped = if batch_max == 1 { "no" } else { "yes" };
     for (work, what) in Work::ALL {

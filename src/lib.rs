@@ -7,6 +7,7 @@
 //! The map, in the order of dependency; `tests/boundaries.rs` holds who may name whom:
 //!
 //! * [`domain`] — what things are: ids, time, principals, actions, resources, grants, locks. No I/O, no clock.
+//! * [`guardrail`] — what forbids a call although a grant covers it; both planes read and evaluate it alike.
 //! * [`identity`] — a proof in, a [`Verified`](identity::Verified) principal out.
 //! * [`telemetry`] — log lines, the metric registry, the admin listener; knows no word of the domain.
 //! * [`wire`] — what the planes say to each other, as messages.
@@ -18,6 +19,8 @@
 //! * [`cli`] — commands and flags; the only module that prints.
 
 pub mod domain;
+
+pub mod guardrail;
 
 pub mod identity;
 

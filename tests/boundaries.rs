@@ -11,14 +11,15 @@ type Table = &'static [(&'static str, &'static [&'static str])];
 /// The folders of `src/`. What is not listed is refused.
 const TOP: Table = &[
     ("domain", &[]),
+    ("guardrail", &["domain"]),
     ("telemetry", &[]),
     ("identity", &["domain"]),
     ("wire", &["domain"]),
     ("sync", &["domain", "telemetry", "wire"]),
-    ("sidecar", &["domain", "identity", "sync", "telemetry"]),
-    ("control", &["domain", "identity", "sync", "telemetry"]),
+    ("sidecar", &["domain", "guardrail", "identity", "sync", "telemetry"]),
+    ("control", &["domain", "guardrail", "identity", "sync", "telemetry"]),
     ("config", &["domain", "identity", "sidecar", "sync", "telemetry"]),
-    ("app", &["config", "control", "domain", "identity", "sidecar", "sync", "telemetry", "wire"]),
+    ("app", &["config", "control", "domain", "guardrail", "identity", "sidecar", "sync", "telemetry", "wire"]),
     ("cli", &["app", "config", "domain", "telemetry"]),
 ];
 
@@ -65,14 +66,16 @@ const SIDECAR: Table = &[
 /// The steps of an elevation. A command names rows and rules; nothing that decides knows of HTTP.
 const CONTROL: Table = &[
     ("refusal", &[]),
+    ("authority", &[]),
     ("document", &[]),
     ("route", &["document"]),
     ("catalogue", &["document", "route"]),
     ("store", &["document", "route"]),
     ("command", &["catalogue", "document", "refusal", "route", "store"]),
     ("engine", &["catalogue", "command", "refusal", "store"]),
+    ("publish", &["authority", "command", "engine", "refusal", "store"]),
     ("doctor", &["catalogue", "store"]),
-    ("api", &["catalogue", "command", "doctor", "document", "engine", "refusal", "route", "store"]),
+    ("api", &["catalogue", "command", "doctor", "document", "engine", "publish", "refusal", "route", "store"]),
 ];
 
 /// Where a table applies.

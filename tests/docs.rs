@@ -47,3 +47,27 @@ fn every_key_has_a_row() {
     let keys: BTreeSet<String> = config::keys().into_iter().collect();
     assert_eq!(shown, keys);
 }
+
+/// The names of metrics in the sources: texts that begin as only they do.
+fn metrics(folder: &std::path::Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            metrics(&path, found);
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("a readable source file");
+        let named = text.split('"').filter(|text| text.starts_with("leasehold_") || text.starts_with("process_"));
+        let is_name = |text: &&str| text.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase());
+        found.extend(named.filter(is_name).map(str::to_owned));
+    }
+}
+
+#[test]
+fn every_metric_has_a_row() {
+    let shown: BTreeSet<String> = first_cells(&page("metrics.md")).into_iter().map(|(name, _)| name).collect();
+    let mut made = BTreeSet::new();
+    metrics(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut made);
+    assert!(made.len() > 20, "{made:?}");
+    assert_eq!(shown, made);
+}

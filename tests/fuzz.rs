@@ -66,6 +66,11 @@ fn grants() {
 }
 
 #[test]
+fn guardrails() {
+    run("guardrails", bodies::guardrails);
+}
+
+#[test]
 fn token() {
     run("token", bodies::token);
 }

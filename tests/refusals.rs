@@ -15,6 +15,7 @@ use common::client::Answer;
 use common::issuer::{AUDIENCE, ISSUER, in_seconds, now};
 use common::wait_for;
 use common::world::{Setup, World, grant, grant_until, minting};
+use leasehold::guardrail::GuardrailBundle;
 use leasehold::sidecar::reason::Reason;
 use serde_json::json;
 
@@ -144,6 +145,16 @@ fn unknown() -> Vec<(Reason, Answer)> {
     ]
 }
 
+fn guardrails() -> GuardrailBundle {
+    let cedar = r#"@id("no-reads") @reason("nobody reads today") forbid(principal, action in Leasehold::Action::"call:read", resource);"#;
+    let bundle = json!({
+        "policies": [{"name": "reads", "mode": "enforce", "cedar": cedar}],
+        "backends": [{"name": "shop", "actions": [{"name": "allowed.read", "class": "read"}]}],
+        "principals": [],
+    });
+    serde_json::from_value(bundle).unwrap()
+}
+
 fn not_granted() -> Vec<(Reason, Answer)> {
     let world = world();
     let with = |more: &'static str| granted(move |grants| grants.replacen("task:", &format!("{more}, task:"), 1));
@@ -168,7 +179,18 @@ fn not_granted() -> Vec<(Reason, Answer)> {
     };
     let locked =
         granted(|grants| format!("{grants}locks: [{{id: l1, backend: shop, message: \"stop: see OPS-9\"}}]\n"));
+    let guarded = {
+        let world = World::start(&setup());
+        world.running().decider().set_guardrails(&guardrails()).unwrap();
+        let answer = world.call("GET", "/allowed/a");
+        assert_eq!(answer.json()["policies"], json!([{"document": "reads", "id": "no-reads"}]));
+        assert_eq!(answer.json()["detail"], "nobody reads today");
+        let record = world.calls(1).remove(0);
+        assert_eq!((&record["guardrails"], &record["grant"]), (&json!(["reads/no-reads"]), &json!("g1")));
+        answer
+    };
     vec![
+        (Reason::Guardrail, guarded),
         (Reason::UnmappedAction, world.call("DELETE", "/nowhere")),
         (Reason::NoGrant, granted(|_| grant("g1", "other-bot", "*", "**", 60))),
         (Reason::NotYet, later),

@@ -17,30 +17,38 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::SystemClock;
 use super::source::Beside;
-use super::{LOOK_EVERY, Running, build, start_beside, stop_signal};
+use super::{LOOK_EVERY, Running, build, publish, start_beside, stop_signal};
 use crate::config::{Config, ControlConfig, StoreAddress};
 use crate::control::api::{self, LocalToken, serve::CurrentTls};
 use crate::control::catalogue::LOCAL_ADMIN;
 use crate::control::command::{Command, Reply};
-use crate::control::document::{API_VERSION, BackendSpec, Class, Document, Kind, Metadata, NamedAction, read_yaml};
+use crate::control::document::{API_VERSION, BackendSpec, Document, Kind, Metadata, NamedAction, read_yaml};
 use crate::control::engine::Engine;
+use crate::control::publish::Reports;
 use crate::control::store::sql::SqlStore;
 use crate::domain::principal::Principal;
 use crate::domain::time::Clock;
 use crate::identity::Verifier;
 use crate::sidecar::accept::tls::Tls;
+use crate::sync::hub::Hub;
+use crate::sync::local::Local;
 use crate::telemetry::admin::{Admin, Readiness};
 use crate::telemetry::metrics::Metrics;
+
+/// The sidecar in the control plane's own process.
+const LOCAL_SIDECAR: &str = "urn:leasehold:local#sidecar";
 
 /// A running control plane. Dropping it without [`RunningControl::stop`] cuts everything at once.
 pub struct RunningControl {
     address: SocketAddr,
+    sync: Option<SocketAddr>,
+    reports: Arc<Reports>,
     token_file: PathBuf,
     engine: Engine,
     store: Arc<SqlStore>,
     upkeep: CancellationToken,
     serving: CancellationToken,
-    served: tokio::task::JoinHandle<()>,
+    served: Vec<tokio::task::JoinHandle<()>>,
     tasks: JoinSet<()>,
 }
 
@@ -49,11 +57,16 @@ pub struct RunningControl {
 /// # Errors
 /// What is wrong with the store, a document, a file or an address; nothing runs then.
 pub async fn start_control(config: &ControlConfig) -> anyhow::Result<RunningControl> {
-    start_control_with(config, Vec::new()).await
+    start_control_with(config, &Metrics::new(), Vec::new()).await
 }
 
-/// As [`start_control`]; `more` is declared with the configured documents, which come before it where both name a thing.
-async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyhow::Result<RunningControl> {
+/// As [`start_control`], with its figures in `metrics`; `more` is declared with the configured documents, which come
+/// before it where both name a thing.
+async fn start_control_with(
+    config: &ControlConfig,
+    metrics: &Metrics,
+    more: Vec<Document>,
+) -> anyhow::Result<RunningControl> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let control = &config.control;
     std::fs::DirBuilder::new()
@@ -64,17 +77,11 @@ async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyh
     let token_file = control.data.join("admin.token");
     let local = local_token(&token_file)?;
     let store = Arc::new(SqlStore::open(&store_url(&control.store)).await.context("control.store")?);
-    let mut identity = super::identity::settings(&config.identity)?;
-    if let Some(login) = &control.login {
-        // People show the ID token they logged in with; to the sidecar it stays worth nothing.
-        for issuer in identity.issuers.iter_mut().filter(|issuer| issuer.issuer == login.issuer) {
-            issuer.own_client = Some(login.client_id.clone());
-        }
-    }
-    let verifier = Arc::new(Verifier::new(identity, Arc::clone(&clock)).await?);
+    let verifier = verifier(config, &clock).await?;
+    let hub = Arc::new(Hub::new(Arc::clone(&clock)));
     let (upkeep, serving) = (CancellationToken::new(), CancellationToken::new());
-    let (engine, running) =
-        Engine::start(Arc::clone(&store), Arc::clone(&clock), upkeep.clone()).await.map_err(|error| anyhow!(error))?;
+    let engine = Engine::start(Arc::clone(&store), Arc::clone(&clock), metrics.registry(), upkeep.clone()).await;
+    let (engine, running) = engine.map_err(|error| anyhow!(error))?;
     let listener =
         TcpListener::bind(control.address).await.with_context(|| format!("control.address {}", control.address))?;
     let address = listener.local_addr()?;
@@ -85,6 +92,9 @@ async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyh
         Some(tls) => Some(follow_tls(Arc::new(Tls::open(build::tls_settings(tls))?), &mut tasks, upkeep.clone())),
         None => None,
     };
+    let reports = publish::reports(&store, &hub, &mut tasks, &upkeep)?;
+    reports.register(metrics.registry())?;
+    let enrolment = publish::enrolment(config, &engine, &store, &clock)?;
     let router = api::router(api::Parts {
         engine: engine.clone(),
         store: Arc::clone(&store),
@@ -97,17 +107,25 @@ async fn start_control_with(config: &ControlConfig, more: Vec<Document>) -> anyh
             client_id: login.client_id.clone(),
             scopes: login.scopes.clone(),
         }),
-    });
-    let served = tokio::spawn(api::serve::serve(listener, router, tls, serving.clone(), config.drain_timeout));
-    let running = RunningControl { address, token_file, engine, store, upkeep, serving, served, tasks };
-    let mut documents = documents(&control.documents)?;
-    for document in more {
-        let same = |d: &Document| d.kind == document.kind && d.metadata.name == document.metadata.name;
-        if !documents.iter().any(same) {
-            documents.push(document);
-        }
+        reports: Arc::clone(&reports),
+        enrolment: enrolment.clone(),
+        registry: metrics.registry().clone(),
+    })?;
+    let greet = api::serve::anybody();
+    let mut served =
+        vec![tokio::spawn(api::serve::serve(listener, router, tls, greet, serving.clone(), config.drain_timeout))];
+    let feed = Beside::new(Arc::clone(&store), engine.clone());
+    publish::fill(feed, &hub, &mut tasks, upkeep.clone()).await?;
+    let mut sync = None;
+    if let Some(listens) = &control.sync {
+        let (upkeep, serving) = (upkeep.clone(), serving.clone());
+        let ground = publish::Ground { hub: &hub, engine: &engine, enrolment, upkeep, serving };
+        let (bound, serves) = publish::listen(config, listens, ground, &mut tasks).await?;
+        sync = Some(bound);
+        served.push(serves);
     }
-    running.declare(documents).await?;
+    let running = RunningControl { address, sync, reports, token_file, engine, store, upkeep, serving, served, tasks };
+    running.declare(documents(&control.documents, more)?).await?;
     tracing::info!(%address, "control plane listening");
     tracing::info!(file = %running.token_file.display(), "the local admin's token is in this file");
     Ok(running)
@@ -117,6 +135,11 @@ impl RunningControl {
     /// Where the API is bound.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where sidecars follow, if they do.
+    pub fn sync(&self) -> Option<SocketAddr> {
+        self.sync
     }
 
     /// The file that holds the local admin's token.
@@ -140,15 +163,23 @@ impl RunningControl {
         Ok(())
     }
 
-    /// The grants of this control plane, for the sidecar beside it.
-    fn feed(&self) -> Beside {
-        Beside::new(Arc::clone(&self.store), self.engine.clone())
+    /// The grants of this control plane, for the sidecar beside it, who counts among those that follow.
+    async fn feed(&self, config: &Config) -> anyhow::Result<Beside> {
+        let beside = Beside::new(Arc::clone(&self.store), self.engine.clone());
+        let sidecar = Principal::parse(LOCAL_SIDECAR).map_err(|error| anyhow!(error))?;
+        let backends = config.backends.iter().map(|backend| backend.name.clone()).collect();
+        let hub = Arc::clone(self.reports.hub());
+        let local = Local::join(hub, sidecar, backends, config.grants.staleness_max);
+        self.reports.announce().await.context("control.store")?;
+        Ok(beside.counted(local))
     }
 
     /// Stops: no new connection, calls finish until the configured deadline, what waits is written.
     pub async fn stop(mut self) {
         self.serving.cancel();
-        let _ = (&mut self.served).await;
+        for served in std::mem::take(&mut self.served) {
+            let _ = served.await;
+        }
         self.upkeep.cancel();
         while self.tasks.join_next().await.is_some() {}
         self.store.close().await;
@@ -159,8 +190,20 @@ impl Drop for RunningControl {
     fn drop(&mut self) {
         self.serving.cancel();
         self.upkeep.cancel();
-        self.served.abort();
+        self.served.iter().for_each(tokio::task::JoinHandle::abort);
     }
+}
+
+/// Whose proofs are good at the API.
+async fn verifier(config: &ControlConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<Verifier>> {
+    let mut identity = super::identity::settings(&config.identity)?;
+    if let Some(login) = &config.control.login {
+        // People show the ID token they logged in with; to the sidecar it stays worth nothing.
+        for issuer in identity.issuers.iter_mut().filter(|issuer| issuer.issuer == login.issuer) {
+            issuer.own_client = Some(login.client_id.clone());
+        }
+    }
+    Ok(Arc::new(Verifier::new(identity, Arc::clone(clock)).await?))
 }
 
 /// The token of the local admin: read where it is, else made, for the owner of the process alone.
@@ -214,8 +257,8 @@ fn store_url(address: &StoreAddress) -> String {
 /// What a path keeps in a URL.
 const PATH: &percent_encoding::AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
 
-/// Documents from files, and from the YAML files of folders.
-fn documents(paths: &[PathBuf]) -> anyhow::Result<Vec<Document>> {
+/// Documents from files, and from the YAML files of folders; of `more` those that are not among them.
+fn documents(paths: &[PathBuf], more: Vec<Document>) -> anyhow::Result<Vec<Document>> {
     let mut documents = Vec::new();
     for path in paths {
         let files = if path.is_dir() { yaml_files(path)? } else { vec![path.clone()] };
@@ -226,6 +269,12 @@ fn documents(paths: &[PathBuf]) -> anyhow::Result<Vec<Document>> {
                 anyhow!("{}", lines.join("\n"))
             });
             documents.extend(read?);
+        }
+    }
+    for document in more {
+        let same = |d: &Document| d.kind == document.kind && d.metadata.name == document.metadata.name;
+        if !documents.iter().any(same) {
+            documents.push(document);
         }
     }
     Ok(documents)
@@ -280,11 +329,9 @@ fn backends(config: &Config) -> anyhow::Result<Vec<Document>> {
         .map(|backend| {
             let name = backend.name.to_string();
             let map = build::action_map(backend)?;
-            let actions = map
-                .actions()
-                .iter()
-                .map(|action| NamedAction { name: action.name.to_string(), class: Class::from(action.class) });
-            let spec = BackendSpec { action_map: None, actions: Some(actions.collect()) };
+            let actions =
+                map.actions().iter().map(|action| NamedAction { name: action.name.to_string(), class: action.class });
+            let spec = BackendSpec { action_map: None, actions: Some(actions.collect()), sidecars: Vec::new() };
             Ok(Document {
                 api_version: API_VERSION.to_owned(),
                 kind: Kind::Backend,
@@ -308,8 +355,10 @@ pub struct Up {
 /// # Errors
 /// As [`start_control`] and [`super::start`].
 pub async fn start_up(config: Config, control: &ControlConfig) -> anyhow::Result<Up> {
-    let control = start_control_with(control, backends(&config)?).await?;
-    let sidecar = start_beside(config, Some(control.feed())).await?;
+    let metrics = Metrics::new();
+    let control = start_control_with(control, &metrics, backends(&config)?).await?;
+    let feed = control.feed(&config).await?;
+    let sidecar = start_beside(config, metrics, Some(feed)).await?;
     Ok(Up { control, sidecar })
 }
 
@@ -354,10 +403,11 @@ pub fn run_control(config: &ControlConfig) -> anyhow::Result<()> {
             .await
             .with_context(|| format!("admin.address {}", config.admin.address))?;
         let address = admin.local_addr()?;
-        let running = start_control(config).await?;
+        let metrics = Metrics::new();
+        let running = start_control_with(config, &metrics, Vec::new()).await?;
         let readiness = Readiness::new();
         let parts = Admin {
-            metrics: Metrics::new(),
+            metrics,
             readiness: readiness.clone(),
             reports: Arc::new(std::collections::BTreeMap::new()),
             address,

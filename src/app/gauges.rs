@@ -17,6 +17,7 @@ struct Measured {
     locks: IntGauge,
     next_expiry: Gauge,
     view_age: Gauge,
+    guardrails_broken: IntGauge,
     view_revision: IntGauge,
     keys_age: GaugeVec,
     tokens: IntGauge,
@@ -74,6 +75,10 @@ pub(super) fn register(parts: &Parts) -> anyhow::Result<()> {
             "leasehold_next_expiry_seconds",
             "Seconds until the next active grant ends; 0 without one.",
         )?,
+        guardrails_broken: whole(
+            "leasehold_guardrails_broken",
+            "1 while the last guardrails that came could not be used, else 0.",
+        )?,
         view_age: gauge(
             "leasehold_view_age_seconds",
             "Seconds since the view of the grants was proved current; -1 if never.",
@@ -101,6 +106,7 @@ impl Measured {
             &self.locks,
             &self.next_expiry,
             &self.view_age,
+            &self.guardrails_broken,
             &self.view_revision,
             &self.keys_age,
             &self.tokens,
@@ -131,6 +137,7 @@ impl Collector for Measured {
         self.locks.set(signed(census.locks));
         self.next_expiry.set(census.next_expiry.map_or(0.0, |next| next.as_secs_f64()));
         self.view_age.set(self.parts.decider.freshness().age(now).map_or(-1.0, |age| age.as_secs_f64()));
+        self.guardrails_broken.set(i64::from(self.parts.decider.guardrails_are_broken()));
         self.view_revision.set(i64::try_from(self.parts.decider.table().revision().0).unwrap_or(i64::MAX));
         let plane = self.parts.plane.load();
         for (issuer, age) in plane.verifier.keys_age(now) {

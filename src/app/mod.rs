@@ -4,6 +4,7 @@
 //! records — runs on the runtime that called [`start`], so that none of it delays a call.
 
 pub mod audit;
+mod authority;
 mod build;
 pub mod clock;
 pub mod control;
@@ -11,6 +12,7 @@ pub mod demo;
 mod gauges;
 mod identity;
 pub mod policy;
+mod publish;
 pub mod relay;
 mod reload;
 mod report;
@@ -80,11 +82,11 @@ pub struct Running {
 /// # Errors
 /// What is wrong with the configuration, a file it names, or an address it wants; nothing runs then.
 pub async fn start(config: Config) -> anyhow::Result<Running> {
-    start_beside(config, None).await
+    start_beside(config, Metrics::new(), None).await
 }
 
 /// As [`start`], with the control plane in the same process where there is one.
-async fn start_beside(config: Config, beside: Option<Beside>) -> anyhow::Result<Running> {
+async fn start_beside(config: Config, metrics: Metrics, beside: Option<Beside>) -> anyhow::Result<Running> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let workers = match config.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -97,7 +99,6 @@ async fn start_beside(config: Config, beside: Option<Beside>) -> anyhow::Result<
         .with_context(|| format!("admin.address {}", config.admin.address))?;
     let admin = admin_listener.local_addr()?;
 
-    let metrics = Metrics::new();
     let plane = build::plane(&config, &addresses, Arc::clone(&clock)).await?;
     let recorder = Recorder::open(
         record_settings(&config),

@@ -69,6 +69,7 @@ fn status(parts: &Parts) -> Value {
     let plane = parts.plane.load();
     let (ready, readiness) = parts.readiness.report();
     let (audit_bytes, lost) = parts.recorder.totals();
+    let guardrails = parts.decider.guardrails();
     let keys: BTreeMap<_, _> =
         plane.verifier.keys_age(now).into_iter().map(|(name, age)| (name, age.map(|age| age.as_secs_f64()))).collect();
     json!({
@@ -84,6 +85,11 @@ fn status(parts: &Parts) -> Value {
         "view_age_seconds": parts.decider.freshness().age(now).map(|age| age.as_secs_f64()),
         "grants": by_state,
         "locks": census.locks,
+        "guardrails": {
+            "policies": guardrails.len(),
+            "digest": guardrails.digest(),
+            "broken": parts.decider.guardrails_are_broken(),
+        },
         "next_expiry_seconds": census.next_expiry.map(|next| next.as_secs_f64()),
         "calls_running": parts.decider.calls().len(),
         "leases": plane.credentials.leases(),
@@ -231,6 +237,10 @@ fn explain_call(
             value["reason"] = denial.reason.as_str().into();
             value["reasons"] = denial.reasons.iter().map(|reason| reason.as_str()).collect::<Vec<_>>().into();
             value["status"] = denial.reason.status().as_u16().into();
+            if let Some(said) = &denial.guardrail {
+                value["guardrails"] = said.stopping().map(|rule| rule.to_string()).collect();
+                value["faults"] = said.faults.clone().into();
+            }
             if let Some(grant) = &denial.grant {
                 value["grant"] = grant.as_str().into();
             }

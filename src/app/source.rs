@@ -25,7 +25,8 @@ use crate::sidecar::sync::sink::TableSink;
 use crate::sync::client::{Activity, ControlSource, Status, Upstreams, Use, Uses};
 use crate::sync::feed::{Changes, Feed, FeedSource};
 use crate::sync::follower::About;
-use crate::sync::{GrantSource, Work};
+use crate::sync::local::Local;
+use crate::sync::{Bundle, GUARDRAILS, GrantSource, Work};
 
 /// The configured source, with its first view in force.
 pub(super) struct Opened {
@@ -116,6 +117,7 @@ pub(super) struct Beside {
     store: Arc<SqlStore>,
     engine: Engine,
     head: watch::Receiver<Head>,
+    local: Option<Local>,
 }
 
 /// Rows of one page of a snapshot, and changes of one answer.
@@ -124,7 +126,12 @@ const PAGE: u32 = 1_000;
 impl Beside {
     pub(super) fn new(store: Arc<SqlStore>, engine: Engine) -> Self {
         let head = engine.head();
-        Self { store, engine, head }
+        Self { store, engine, head, local: None }
+    }
+
+    /// The same for a sidecar that counts among those that follow.
+    pub(super) fn counted(self, local: Local) -> Self {
+        Self { local: Some(local), ..self }
     }
 
     /// The same control plane, to count uses.
@@ -158,23 +165,56 @@ impl Beside {
     }
 }
 
+fn local_may_prove(local: &Local) -> Result<(), String> {
+    let refusal = "other control planes do not hear of this one, so what they say of its sidecar would be wrong";
+    if local.may_prove() { Ok(()) } else { Err(refusal.to_owned()) }
+}
+
 fn translate(change: Kept) -> Change {
     match change {
         Kept::Grant(grant) => Change::Grant(grant),
         Kept::End { id, backend, state } => Change::End { id, backend, state },
         Kept::Lock(lock) => Change::Lock(lock),
         Kept::Unlock { id } => Change::Unlock(id),
-        Kept::Declared => Change::Other,
+        Kept::Declared => Change::Declared,
     }
 }
 
 impl Feed for Beside {
     fn snapshot(&self) -> Work<'_, Result<Snapshot, String>> {
-        Box::pin(self.read_all())
+        // What is read here is served from before we hear whether it was put in force.
+        let asked = self.local.as_ref().map_or(Ok(()), |local| {
+            local.proves(local.now());
+            local_may_prove(local)
+        });
+        Box::pin(async move {
+            asked?;
+            self.read_all().await
+        })
+    }
+
+    fn bundles(&self, revision: Revision) -> Work<'_, Result<Vec<Bundle>, String>> {
+        Box::pin(async move {
+            let catalogue = self.engine.committed(&*self.store).await.map_err(|error| error.to_string())?;
+            let guardrails = catalogue.guardrail_bundle();
+            let content = serde_json::to_vec(&guardrails).map_err(|error| error.to_string())?.into();
+            Ok(vec![Bundle { name: GUARDRAILS.into(), digest: guardrails.digest().into(), revision, content }])
+        })
     }
 
     fn changes(&self, after: Revision) -> Work<'_, Result<Changes, String>> {
-        Box::pin(self.read_changes(after))
+        Box::pin(async move {
+            let Some(local) = &self.local else { return self.read_changes(after).await };
+            // Whoever asks what comes after it has put it in force.
+            local.enforces(after);
+            let asked = local.now();
+            local_may_prove(local)?;
+            let changes = self.read_changes(after).await?;
+            if matches!(&changes, Changes::Next(next) if next.is_empty()) {
+                local.proves(asked);
+            }
+            Ok(changes)
+        })
     }
 
     fn moved(&mut self) -> Work<'_, ()> {

@@ -2,12 +2,30 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::config::client as config;
 
 /// Prints a result. A reader who has gone away is no failure.
 pub(super) fn out(text: &str) {
+    let _ = try_out(text);
+}
+
+/// As [`out`], for who goes on printing.
+///
+/// # Errors
+/// Nothing more can be printed; `BrokenPipe` where the reader has gone away.
+pub(super) fn try_out(text: &str) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
+
+/// Whether the reader of results has gone away; so far as can be told without printing.
+pub(super) fn is_unread() -> bool {
+    let out = std::io::stdout();
+    let mut seen = [PollFd::new(&out, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut seen, Some(&now)).is_ok() && seen[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
 /// Prints why a command failed.

@@ -289,6 +289,24 @@ sections! {
         documents: List<Text>,
         calls_per_second: Count,
         login: Login,
+        sync: Sync,
+    }
+
+    /// Where sidecars follow the control plane.
+    Sync {
+        address: Text,
+        trust_domain: Text,
+        tls: SyncTls,
+        authority: Text,
+        names: List<Text>,
+    }
+
+    /// TLS towards sidecars.
+    SyncTls {
+        certificate: Text,
+        key: Text,
+        client_ca: Text,
+        client_crl: List<Text>,
     }
 
     /// Where a password is.

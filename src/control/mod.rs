@@ -7,11 +7,13 @@
 //! Deliberately absent: calls to backends, upstream credentials, and any name of the sidecar.
 
 pub mod api;
+pub mod authority;
 pub mod catalogue;
 pub mod command;
 pub mod doctor;
 pub mod document;
 pub mod engine;
+pub mod publish;
 pub mod refusal;
 pub mod route;
 pub mod store;

@@ -17,7 +17,7 @@ pub enum Kind {
     Changed,
     /// The caller must say what they saw.
     Unconditional,
-    /// A limit is reached.
+    /// They hold all that they may: it is so until something is given back.
     Limited,
     /// The store cannot answer now.
     Unavailable,
@@ -30,14 +30,21 @@ pub struct Refusal {
     pub kind: Kind,
     /// A stable word for programs, such as `self_approval`.
     pub code: &'static str,
-    /// A sentence for people, with what to do next.
+    /// A sentence for people, with what to do next where that is not the hint.
     pub detail: String,
+    /// What to do next, alone.
+    pub hint: Option<&'static str>,
 }
 
 impl Refusal {
     /// A refusal of that kind.
     pub fn new(kind: Kind, code: &'static str, detail: impl fmt::Display) -> Self {
-        Self { kind, code, detail: detail.to_string() }
+        Self { kind, code, detail: detail.to_string(), hint: None }
+    }
+
+    /// As [`Refusal::new`], for whoever holds all that they may, with what they can do about it.
+    pub fn limited(code: &'static str, detail: impl fmt::Display, hint: &'static str) -> Self {
+        Self { hint: Some(hint), ..Self::new(Kind::Limited, code, detail) }
     }
 
     /// What was sent is wrong.

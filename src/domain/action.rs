@@ -7,7 +7,8 @@ use super::id::{ActionName, NameError};
 use super::resource::{Resource, ResourcePattern, segment_matches};
 
 /// How much an action can change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ActionClass {
     /// Looks.
     Read,

@@ -1,5 +1,7 @@
 //! Who a call is made by, and on whose behalf.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -112,6 +114,96 @@ impl fmt::Debug for Principal {
     }
 }
 
+/// What a principal is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PrincipalKind {
+    /// A service.
+    Workload,
+    /// A pipeline.
+    Ci,
+    /// An AI agent.
+    Agent,
+    /// A person.
+    User,
+}
+
+impl PrincipalKind {
+    /// The kind as it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Workload => "workload",
+            Self::Ci => "ci",
+            Self::Agent => "agent",
+            Self::User => "user",
+        }
+    }
+}
+
+/// Groups are lower-case ASCII, so that no two look alike.
+///
+/// # Errors
+/// A sentence saying what a group is called.
+pub fn group_name(text: &str) -> Result<(), String> {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
+    if text.is_empty() || text.len() > 128 || !text.bytes().all(plain) {
+        let shown: String = text.chars().take(80).collect();
+        return Err(format!("group `{}`: use a-z, 0-9, `.`, `_` and `-`", shown.escape_debug()));
+    }
+    Ok(())
+}
+
+/// Whether a name with a `*` at its end stands for this text; the `*` stands for one character or more.
+pub fn stands_for(pattern: &str, text: &str) -> bool {
+    pattern.strip_suffix('*').is_some_and(|prefix| text.len() > prefix.len() && text.starts_with(prefix))
+}
+
+/// Something for each principal, under its exact name or a name with a `*` at its end. The exact name is meant before any
+/// pattern, and a longer pattern before a shorter one.
+#[derive(Debug, Clone)]
+pub struct PrincipalMap<T> {
+    exact: HashMap<Box<str>, T>,
+    /// The longest first.
+    patterns: Vec<(Box<str>, T)>,
+}
+
+impl<T> Default for PrincipalMap<T> {
+    fn default() -> Self {
+        Self { exact: HashMap::new(), patterns: Vec::new() }
+    }
+}
+
+impl<T> PrincipalMap<T> {
+    /// What there is for somebody.
+    pub fn get(&self, principal: &Principal) -> Option<&T> {
+        self.get_text(principal.as_str())
+    }
+
+    /// As [`PrincipalMap::get`], for a name that may be nobody's.
+    pub fn get_text(&self, text: &str) -> Option<&T> {
+        let within = || self.patterns.iter().find(|(pattern, _)| stands_for(pattern, text)).map(|(_, value)| value);
+        self.exact.get(text).or_else(within)
+    }
+
+    /// Puts something under an exact name, whatever that looks like.
+    pub fn insert_exact(&mut self, name: &str, value: T) {
+        self.exact.insert(name.into(), value);
+    }
+
+    /// Everything there is.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.exact.values().chain(self.patterns.iter().map(|(_, value)| value))
+    }
+}
+
+impl<T> FromIterator<(Box<str>, T)> for PrincipalMap<T> {
+    fn from_iter<I: IntoIterator<Item = (Box<str>, T)>>(all: I) -> Self {
+        let (mut patterns, exact): (Vec<_>, Vec<_>) = all.into_iter().partition(|(name, _)| name.ends_with('*'));
+        patterns.sort_by_key(|(name, _)| Reverse(name.len()));
+        Self { exact: exact.into_iter().collect(), patterns }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,5 +243,22 @@ mod tests {
         }
         assert!(Principal::token("https://idp.test#x", "a").is_err());
         assert!(Principal::token("spiffe://td", "a").is_err());
+    }
+
+    #[test]
+    fn the_exact_name_comes_first_and_then_the_longest_pattern() {
+        let names = ["https://i#a*", "https://i#ab*", "https://i#ab", "https://i#*"];
+        let map: PrincipalMap<&str> = names.into_iter().map(|name| (name.into(), name)).collect();
+        for (text, found) in [
+            ("https://i#ab", Some("https://i#ab")),
+            ("https://i#abc", Some("https://i#ab*")),
+            ("https://i#ac", Some("https://i#a*")),
+            // The `*` stands for something.
+            ("https://i#a", Some("https://i#*")),
+            ("https://j#a", None),
+        ] {
+            assert_eq!(map.get(&Principal::parse(text).unwrap()).copied(), found, "{text}");
+        }
+        assert_eq!(map.values().count(), 4);
     }
 }

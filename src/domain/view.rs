@@ -42,8 +42,8 @@ pub enum Change {
     Lock(Box<Lock>),
     /// A lock was lifted.
     Unlock(LockId),
-    /// Nothing about grants and locks.
-    Other,
+    /// What is declared changed; nothing about grants and locks.
+    Declared,
 }
 
 impl Change {
@@ -58,7 +58,7 @@ impl Change {
             Self::Grant(grant) => Some(&grant.backend),
             Self::End { backend, .. } => Some(backend),
             Self::Lock(lock) => lock.backend.as_ref(),
-            Self::Unlock(_) | Self::Other => None,
+            Self::Unlock(_) | Self::Declared => None,
         }
     }
 }

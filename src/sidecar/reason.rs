@@ -107,6 +107,8 @@ reasons! {
     OutOfScope = "out_of_scope", FORBIDDEN;
     /// A lock stops the call.
     Lock = "lock", FORBIDDEN;
+    /// A guardrail forbids the call, although a grant or a baseline covers it.
+    Guardrail = "guardrail", FORBIDDEN;
     /// The view of the grants cannot be proved recent enough.
     StaleSource = "stale_source", SERVICE_UNAVAILABLE;
     /// Nobody confirmed that a use of the counted grant is taken for this call.

@@ -3,6 +3,8 @@
 //! The one place where a reason becomes an answer. What is told is what a caller may know: the reason, its own action and
 //! resource; never a rule, a path on this machine, or why a backend cannot be reached.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode};
@@ -10,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::domain::id::{ActionName, BackendName};
 use crate::domain::resource::Resource;
+use crate::guardrail::Rule;
 use crate::sidecar::decide::Denial;
 use crate::sidecar::forward::response::{DownstreamBody, grpc_status};
 use crate::sidecar::reason::Reason;
@@ -117,6 +120,10 @@ fn problem(reason: Reason, status: StatusCode, context: Context<'_>) -> Value {
         if let Some(grant) = &denial.grant {
             problem["grant"] = grant.as_str().into();
         }
+        if let Some(said) = &denial.guardrail {
+            let policy = |rule: &Arc<Rule>| json!({ "document": rule.document, "id": rule.id });
+            problem["policies"] = said.stopping().map(policy).collect();
+        }
         if let Some(message) = denial.message.as_deref().filter(|message| !message.is_empty()) {
             problem["detail"] = message.into();
         }
@@ -157,6 +164,7 @@ fn kind(reason: Reason) -> (&'static str, &'static str) {
         | Reason::OutOfScope => ("elevation-required", "This call needs an elevation"),
         Reason::UnmappedAction => ("unmapped-action", "No rule names what this call does"),
         Reason::Lock => ("locked", "A lock stops this call"),
+        Reason::Guardrail => ("guardrail", "A guardrail forbids this call"),
         Reason::Unauthenticated | Reason::IdentityExpired => ("unauthenticated", "This call needs a valid identity"),
         Reason::Malformed
         | Reason::MethodRefused

@@ -1,11 +1,12 @@
 //! Whether an end is enforced: who has said so, whose evidence ran out, and who may still not know.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::session::Session;
 use crate::domain::id::{BackendName, Revision};
+use crate::domain::principal::Principal;
 use crate::domain::time::Uptime;
 
 /// Which backends something has to do with.
@@ -38,6 +39,18 @@ pub enum Standing {
     Pending(Uptime),
 }
 
+impl Standing {
+    /// Whether less can go wrong with it.
+    fn is_surer_than(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Pending(ours), Self::Pending(theirs)) => ours < theirs,
+            (Self::Pending(_), _) | (Self::Lapsed, Self::Lapsed | Self::Enforced) => false,
+            (Self::Enforced, other) => other != Self::Enforced,
+            (Self::Lapsed, Self::Pending(_)) => true,
+        }
+    }
+}
+
 /// How a sidecar stands to a revision at `now`.
 pub fn standing(session: &Session, revision: Revision, now: Uptime) -> Standing {
     if session.enforces(revision) {
@@ -47,6 +60,64 @@ pub fn standing(session: &Session, revision: Revision, now: Uptime) -> Standing 
         until if until < now => Standing::Lapsed,
         until => Standing::Pending(until),
     }
+}
+
+/// A sidecar that may not know of an end yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unsure {
+    /// Who.
+    pub sidecar: Principal,
+    /// Which of its processes.
+    pub boot_id: String,
+    /// Whether its stream is open.
+    pub connected: bool,
+    /// How long it may serve without knowing; none where some backend is served until its grants end.
+    pub denies_within: Option<Duration>,
+}
+
+/// How far a revision is enforced.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Enforcement {
+    /// How many say that they enforce it.
+    pub enforced: usize,
+    /// How many cannot have evidence any more and so deny everything.
+    pub lapsed: usize,
+    /// Who may not know yet.
+    pub pending: Vec<Unsure>,
+}
+
+/// Who is gone for longer than that is not counted among the lapsed.
+const GONE_AFTER: Duration = Duration::from_secs(60);
+
+/// How far a revision is enforced by those who serve one of the backends.
+pub fn enforcement(sessions: &[Arc<Session>], of: &Of, revision: Revision, now: Uptime) -> Enforcement {
+    // Of one process several servers may know something: whatever is least sure counts.
+    let mut least: BTreeMap<(&Principal, &str), (Standing, &Session)> = BTreeMap::new();
+    for session in sessions.iter().filter(|session| of.has(session)) {
+        let (key, stands) = ((&session.sidecar, session.boot_id.as_str()), standing(session, revision, now));
+        match least.get_mut(&key) {
+            Some(known) if known.0.is_surer_than(stands) => *known = (stands, session),
+            Some(_) => {}
+            None => drop(least.insert(key, (stands, session))),
+        }
+    }
+    let mut found = Enforcement::default();
+    for (stands, session) in least.into_values() {
+        match stands {
+            Standing::Enforced => found.enforced += 1,
+            Standing::Lapsed if session.is_connected() || session.fresh_until().plus(GONE_AFTER) > now => {
+                found.lapsed += 1;
+            }
+            Standing::Lapsed => {}
+            Standing::Pending(until) => found.pending.push(Unsure {
+                sidecar: session.sidecar.clone(),
+                boot_id: session.boot_id.clone(),
+                connected: session.is_connected(),
+                denies_within: (until != Uptime::MAX).then(|| until.since(now)),
+            }),
+        }
+    }
+    found
 }
 
 /// Ends that are kept to be asked about.
@@ -75,6 +146,10 @@ impl Endings {
         }
         self.all.push_back(Ending { revision, of, since, took: None });
         self.open += 1;
+    }
+
+    pub(super) fn are_open(&self) -> bool {
+        self.open > 0
     }
 
     pub(super) fn settle(&mut self, sessions: &[Arc<Session>], now: Uptime) -> Vec<(Revision, Duration)> {

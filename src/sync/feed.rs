@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Changed, GrantSource, Sink, Work};
+use super::{Bundle, Changed, GrantSource, Sink, Work};
 use crate::domain::id::Revision;
 use crate::domain::time::Clock;
 use crate::domain::view::{Change, Snapshot};
@@ -26,6 +26,8 @@ pub enum Changes {
 pub trait Feed: Send + Sync + 'static {
     /// All that is in force, at one moment.
     fn snapshot(&self) -> Work<'_, Result<Snapshot, String>>;
+    /// What calls are limited by besides, as of `revision` or later.
+    fn bundles(&self, revision: Revision) -> Work<'_, Result<Vec<Bundle>, String>>;
     /// What changed after that revision.
     fn changes(&self, after: Revision) -> Work<'_, Result<Changes, String>>;
     /// Returns when something may have changed since it was last asked, and at once if that is not known.
@@ -56,10 +58,23 @@ impl<F: Feed> FeedSource<F> {
         let before = self.clock.now().uptime;
         let snapshot = self.feed.snapshot().await?;
         let revision = snapshot.revision;
+        // First what forbids, then what permits; asked for later, it is no older.
+        self.guard(revision).await?;
         // Very many grants take a while, and this thread has calls to serve.
         tokio::task::block_in_place(|| self.sink.replace(snapshot))?;
         self.revision = revision;
         self.sink.prove(before);
+        Ok(())
+    }
+
+    /// Hands over what limits calls. What cannot be used is not an error of the view: the last good one holds.
+    async fn guard(&self, revision: Revision) -> Result<(), String> {
+        for bundle in self.feed.bundles(revision).await? {
+            let (name, digest) = (Arc::clone(&bundle.name), Arc::clone(&bundle.digest));
+            if let Err(error) = tokio::task::block_in_place(|| self.sink.bundle(bundle)) {
+                tracing::error!(%name, %digest, %error, "not in force; the last good one stays");
+            }
+        }
         Ok(())
     }
 
@@ -78,6 +93,11 @@ impl<F: Feed> FeedSource<F> {
                     return Ok(changed);
                 }
                 Changes::Next(mut changes) => {
+                    // Before what comes after it: a later grant may rest on a guardrail that is new.
+                    let declared = changes.iter().rev().find(|(_, change)| *change == Change::Declared);
+                    if let Some((revision, _)) = declared {
+                        self.guard(*revision).await?;
+                    }
                     while !changes.is_empty() {
                         let rest = changes.split_off(changes.len().min(BATCH_MAX));
                         self.take(std::mem::replace(&mut changes, rest))?;

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
-use super::{Bundle, Sink};
+use super::{Bundle, Sink, digest_of};
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::id::{BackendName, GrantId, LockId, Revision};
 use crate::domain::lock::Lock;
@@ -45,6 +45,12 @@ pub enum Broken {
     /// Parts of snapshots are mixed up.
     #[error("a part of a snapshot came out of turn")]
     Parts,
+    /// Another source told of a newer bundle.
+    #[error("the source is behind the one before it")]
+    Behind,
+    /// A bundle is missing.
+    #[error("the source speaks of other bundles than came here")]
+    Bundles,
     /// The sink refuses what it is told.
     #[error("what the source says cannot be put in force: {0}")]
     Refused(String),
@@ -76,13 +82,21 @@ pub struct Follower {
     /// What is in force; none where nothing whole is.
     held: Option<Revision>,
     acked: Option<Revision>,
-    assembling: Option<Snapshot>,
+    /// The number of the next part, and the parts before it.
+    assembling: Option<(u32, Snapshot)>,
     ended_ahead: HashMap<GrantId, (Revision, GrantState)>,
     locked_ahead: HashMap<LockId, (Revision, Box<Lock>)>,
-    bundles: BTreeMap<BackendName, String>,
+    /// The bundles in force, and the newest revision that was told of each.
+    bundles: BTreeMap<String, String>,
+    bundle_revisions: BTreeMap<String, u64>,
+    /// What this stream told of, whether it could be used or not.
+    told: BTreeMap<String, String>,
     pings: VecDeque<(u64, Uptime)>,
     nonce: u64,
 }
+
+/// Bundles of one source; there is one kind of them today.
+const BUNDLES_MAX: usize = 64;
 
 /// Pings that wait for their answers; a source that answers none is asked no more often than that.
 const PINGS_MAX: usize = 64;
@@ -98,6 +112,8 @@ impl Follower {
             ended_ahead: HashMap::new(),
             locked_ahead: HashMap::new(),
             bundles: BTreeMap::new(),
+            bundle_revisions: BTreeMap::new(),
+            told: BTreeMap::new(),
             pings: VecDeque::new(),
             nonce: 0,
         }
@@ -116,7 +132,6 @@ impl Follower {
     /// Follows other backends from the next stream on. What was held of others is no beginning for these.
     pub fn serve(&mut self, backends: BTreeSet<BackendName>) {
         if backends != self.about.backends {
-            self.bundles.retain(|backend, _| backends.contains(backend));
             self.about.backends = backends;
             self.held = None;
         }
@@ -127,6 +142,7 @@ impl Follower {
         self.assembling = None;
         self.pings.clear();
         self.acked = None;
+        self.told.clone_from(&self.bundles);
         let bundles = self.bundles.iter();
         frame(v1::client_frame::Frame::Subscribe(v1::Subscribe {
             backends: self.about.backends.iter().map(ToString::to_string).collect(),
@@ -135,7 +151,7 @@ impl Follower {
             version: self.about.version.clone(),
             staleness_max_ms: self.about.staleness_max.map_or(0, |max| u64::try_from(max.as_millis()).unwrap_or(0)),
             bundles: bundles
-                .map(|(backend, digest)| v1::BundleRef { backend: backend.to_string(), digest: digest.clone() })
+                .map(|(name, digest)| v1::BundleRef { name: name.clone(), digest: digest.clone() })
                 .collect(),
         }))
     }
@@ -152,9 +168,19 @@ impl Follower {
 
     /// Says how far everything is in force, where that is news.
     pub fn ack(&mut self) -> Option<v1::ClientFrame> {
-        let held = self.held.filter(|_| self.held > self.acked)?;
-        self.acked = Some(held);
-        Some(frame(v1::client_frame::Frame::Ack(v1::Ack { revision: held.0 })))
+        self.ack_up_to(Revision(u64::MAX))
+    }
+
+    /// As [`Follower::ack`], of a relay: no more is enforced than those behind it enforce ([`Hub::enforced`]).
+    ///
+    /// [`Hub::enforced`]: super::hub::Hub::enforced
+    pub fn ack_up_to(&mut self, least: Revision) -> Option<v1::ClientFrame> {
+        let enforced = self.held?.min(least);
+        if Some(enforced) <= self.acked {
+            return None;
+        }
+        self.acked = Some(enforced);
+        Some(frame(v1::client_frame::Frame::Ack(v1::Ack { revision: enforced.0 })))
     }
 
     /// Takes a frame in.
@@ -169,7 +195,7 @@ impl Follower {
             Some(Frame::Urgent(urgent)) => self.urgent(urgent, sink),
             Some(Frame::Bundle(bundle)) => self.bundle(bundle, sink),
             Some(Frame::Pong(pong)) => {
-                self.pong(&pong, sink);
+                self.pong(&pong, sink)?;
                 Ok(Taken::default())
             }
             Some(Frame::GoAway(away)) => {
@@ -182,12 +208,14 @@ impl Follower {
 
     fn part(&mut self, part: v1::Snapshot, sink: &dyn Sink) -> Result<Taken, Broken> {
         let revision = Revision(part.revision);
-        if part.first {
-            self.assembling = Some(Snapshot { revision, ..Snapshot::default() });
+        if part.part == 0 {
+            self.assembling = Some((0, Snapshot { revision, ..Snapshot::default() }));
         }
-        let Some(snapshot) = self.assembling.as_mut().filter(|begun| begun.revision == revision) else {
+        let Some((next, snapshot)) = self.assembling.as_mut() else { return Err(Broken::Parts) };
+        if *next != part.part || snapshot.revision != revision {
             return Err(Broken::Parts);
-        };
+        }
+        *next += 1;
         snapshot.grants.reserve(part.grants.len());
         for grant in part.grants {
             let grant = Grant::try_from(grant)?;
@@ -199,7 +227,7 @@ impl Follower {
         if !part.last {
             return Ok(Taken::default());
         }
-        let snapshot = self.assembling.take().ok_or(Broken::Parts)?;
+        let (_, snapshot) = self.assembling.take().ok_or(Broken::Parts)?;
         self.replace(snapshot, sink)
     }
 
@@ -306,29 +334,49 @@ impl Follower {
     }
 
     fn bundle(&mut self, bundle: v1::Bundle, sink: &dyn Sink) -> Result<Taken, Broken> {
-        let backend = BackendName::new(&bundle.backend).map_err(|error| Unreadable::new("bundle.backend", error))?;
-        let digest = bundle.digest;
-        let given = Bundle { backend: backend.clone(), digest: digest.as_str().into(), content: bundle.content };
+        let v1::Bundle { name, digest, .. } = bundle;
+        if self.told.len() >= BUNDLES_MAX && !self.told.contains_key(&name) {
+            return Err(Unreadable::new("bundle.name", "there are too many").into());
+        }
+        self.told.insert(name.clone(), digest.clone());
+        let newest = self.bundle_revisions.entry(name.clone()).or_default();
+        // Another replica, which is behind: what it lifts again may have been forbidden long ago.
+        if bundle.revision < *newest && self.bundles.get(&name) != Some(&digest) {
+            return Err(Broken::Behind);
+        }
+        *newest = bundle.revision.max(*newest);
+        let revision = Revision(bundle.revision);
+        let given =
+            Bundle { name: name.as_str().into(), digest: digest.as_str().into(), revision, content: bundle.content };
         let reply = match sink.bundle(given) {
             Ok(()) => {
-                self.bundles.insert(backend, digest);
+                self.bundles.insert(name, digest);
                 None
             }
             Err(error) => {
-                let nack = v1::Nack { backend: backend.to_string(), digest, error };
+                let nack = v1::Nack { name, digest, error };
                 Some(frame(v1::client_frame::Frame::Nack(nack)))
             }
         };
         Ok(Taken { changed: reply.is_none(), ended: false, reply })
     }
 
-    fn pong(&mut self, pong: &v1::Pong, sink: &dyn Sink) {
+    fn pong(&mut self, pong: &v1::Pong, sink: &dyn Sink) -> Result<(), Broken> {
+        if pong.bundles != digest_of(self.told.iter().map(|(name, digest)| (name.as_str(), digest.as_str()))) {
+            return Err(Broken::Bundles);
+        }
         // INVARIANT: it proves something only of a whole view, and only if all it speaks of is in force.
-        let is_whole = self.assembling.is_none() && self.held.is_some_and(|held| pong.as_of_revision <= held.0);
-        let Some(place) = self.pings.iter().position(|(nonce, _)| *nonce == pong.nonce) else { return };
-        if let Some((_, asked)) = self.pings.drain(..=place).next_back().filter(|_| is_whole) {
+        if self.assembling.is_some() {
+            return Err(Broken::Parts);
+        }
+        if self.held.is_none_or(|held| held.0 < pong.as_of_revision) {
+            return Err(Broken::Gap { from: pong.as_of_revision, held: self.held });
+        }
+        let Some(place) = self.pings.iter().position(|(nonce, _)| *nonce == pong.nonce) else { return Ok(()) };
+        if let Some((_, asked)) = self.pings.drain(..=place).next_back() {
             sink.prove(asked);
         }
+        Ok(())
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::enforce::{Endings, Of};
-use super::session::Session;
+use super::session::{Heard, Session};
 use super::{Bundle, Sink};
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::id::{BackendName, GrantId, LockId, Revision};
@@ -62,13 +62,17 @@ pub(super) struct Inner {
     /// What came ahead of its turn, with its place; only a relay's source says such things.
     hurried: Vec<(u64, Revision, Change)>,
     hurries: u64,
-    bundles: BTreeMap<BackendName, Bundle>,
+    bundles: BTreeMap<Arc<str>, Bundle>,
     bundle_changes: u64,
     proof: Option<Proof>,
     /// How far the origin's clock is ahead of this machine's at most, where a source says so.
     pub(super) ahead: Duration,
     sessions: Vec<Arc<Session>>,
+    /// Those of other servers, as these say.
+    others: Vec<Arc<Session>>,
     endings: Endings,
+    /// Until when evidence may be asked for that sidecars are given; other servers count on it. None without any.
+    fence: Option<Uptime>,
 }
 
 /// What all streams of a server read. Only a source writes to it.
@@ -79,8 +83,10 @@ pub struct Hub {
     staleness_most: Option<Duration>,
     inner: RwLock<Inner>,
     asked: Notify,
-    pings: std::sync::Mutex<Vec<Arc<Session>>>,
+    /// Who waits for evidence, and since when.
+    pings: std::sync::Mutex<Vec<(Uptime, Arc<Session>)>>,
     acks: Notify,
+    joins: Notify,
 }
 
 impl Hub {
@@ -93,6 +99,7 @@ impl Hub {
             asked: Notify::new(),
             pings: std::sync::Mutex::default(),
             acks: Notify::new(),
+            joins: Notify::new(),
         }
     }
 
@@ -136,9 +143,68 @@ impl Hub {
         self.acks.notified().await;
     }
 
-    /// Everybody who follows, or did a while ago.
+    /// Everybody who follows here, or did a while ago.
     pub fn sessions(&self) -> Vec<Arc<Session>> {
         self.read().sessions.clone()
+    }
+
+    /// Everybody who follows here or another server.
+    pub fn everybody(&self) -> Vec<Arc<Session>> {
+        let inner = self.read();
+        inner.sessions.iter().chain(&inner.others).cloned().collect()
+    }
+
+    /// From now on there are other servers: nobody gets evidence before these could have heard of it ([`Hub::told`]).
+    pub fn share(&self) {
+        self.write().fence.get_or_insert(Uptime::from_micros(0));
+    }
+
+    /// Other servers could hear of these sessions, as they were at `begun`: for `lasts` from then on evidence may be asked
+    /// for that sidecars are given.
+    pub fn told(&self, sessions: &[Arc<Session>], begun: Uptime, lasts: Duration) {
+        let now = self.clock.now().uptime;
+        self.write().fence = Some(begun.plus(lasts));
+        // Evidence from before does not count for them: what they ask for is looked up again.
+        sessions.iter().filter(|session| session.publish(now)).for_each(|session| self.ask(session, now));
+    }
+
+    /// Whether evidence that is asked for now may be given.
+    pub fn may_prove(&self, asked: Uptime) -> bool {
+        self.read().fence.is_none_or(|until| asked <= until)
+    }
+
+    /// What all other servers say, in place of what they said before.
+    pub fn hear(&self, said: Vec<Heard>) {
+        let mut inner = self.write();
+        let mut others: Vec<Arc<Session>> = Vec::new();
+        for session in said.into_iter().map(|said| Arc::new(Session::heard(said))) {
+            // What several servers say of one process is true together: it knows the most that any of them was told.
+            if let Some(known) = others.iter().find(|known| known.is_of_the_same(&session)) {
+                known.inherit(&session);
+            } else if let Some(place) = inner.sessions.iter().position(|known| known.is_of_the_same(&session)) {
+                if inner.sessions[place].is_connected() || !session.is_connected() {
+                    inner.sessions[place].inherit(&session);
+                } else {
+                    session.inherit(&inner.sessions.swap_remove(place));
+                    others.push(session);
+                }
+            } else {
+                others.push(session);
+            }
+        }
+        inner.others = others;
+        drop(inner);
+        self.note_ack();
+    }
+
+    /// Returns when somebody joined. Dropping the future loses nothing.
+    pub async fn joined(&self) {
+        self.joins.notified().await;
+    }
+
+    /// Whether some end is not known to be enforced by everybody.
+    pub fn is_settling(&self) -> bool {
+        self.read().endings.are_open()
     }
 
     /// The ends that everybody enforces now and did not when this was asked last, each with how long that took.
@@ -146,13 +212,24 @@ impl Hub {
         let now = self.clock.now().uptime;
         let mut inner = self.write();
         let inner = &mut *inner;
-        inner.endings.settle(&inner.sessions, now)
+        let everybody: Vec<_> = inner.sessions.iter().chain(&inner.others).cloned().collect();
+        inner.endings.settle(&everybody, now)
     }
 
     /// How long it took until the ends of a revision were enforced by everybody: none where they are not yet, or where it
     /// was too long ago to be known.
     pub fn enforced_within(&self, revision: Revision) -> Option<Duration> {
         self.read().endings.enforced_within(revision)
+    }
+
+    /// What everybody enforces who follows and may hold evidence: a relay says no more of itself. None before the first
+    /// view.
+    pub fn enforced(&self) -> Option<Revision> {
+        let now = self.clock.now().uptime;
+        let inner = self.read();
+        let head = inner.head?;
+        let those = inner.sessions.iter().filter(|session| session.fresh_until() >= now);
+        Some(those.map(|session| inner.enforced_by(session, head)).min().unwrap_or(head))
     }
 
     /// How many changes are kept, for gauges.
@@ -162,6 +239,9 @@ impl Hub {
 
     pub(super) fn join(&self, session: Arc<Session>) {
         let mut inner = self.write();
+        if inner.fence.is_none() {
+            session.publish(Uptime::from_micros(0));
+        }
         // A process that connects again has one session, which goes on from the evidence of the one before. What counts as
         // open may have been opened after it: streams of one process come here in any order.
         inner.sessions.retain(|known| {
@@ -172,10 +252,13 @@ impl Hub {
             !is_gone
         });
         inner.sessions.push(session);
+        drop(inner);
+        self.joins.notify_one();
     }
 
     pub(super) fn leave(&self, session: &Arc<Session>, now: Uptime) {
         session.close();
+        self.pings.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, waits)| waits.is_connected());
         let mut inner = self.write();
         let heir = inner.sessions.iter().find(|known| known.is_of_process(session) && known.is_connected()).cloned();
         if let Some(heir) = &heir {
@@ -193,10 +276,10 @@ impl Hub {
         self.acks.notify_one();
     }
 
-    /// Has `session` woken at the next proof.
-    pub(super) fn ask(&self, session: &Arc<Session>) {
+    /// Has `session` woken at the first proof that is asked for after `since`.
+    pub(super) fn ask(&self, session: &Arc<Session>, since: Uptime) {
         let mut pings = self.pings.lock().unwrap_or_else(PoisonError::into_inner);
-        pings.push(Arc::clone(session));
+        pings.push((since, Arc::clone(session)));
         drop(pings);
         self.asked.notify_one();
     }
@@ -224,7 +307,7 @@ struct Touched {
 impl Touched {
     fn by<'a>(changes: impl Iterator<Item = &'a Change>) -> Self {
         let (mut only, mut all, mut ended) = (BTreeSet::new(), false, false);
-        for change in changes.filter(|change| !matches!(change, Change::Other)) {
+        for change in changes.filter(|change| !matches!(change, Change::Declared)) {
             ended |= change.is_end();
             match change.backend() {
                 Some(backend) if only.contains(backend) => {}
@@ -240,7 +323,7 @@ impl Touched {
 pub(super) fn is_for(change: &Change, backends: &BTreeSet<BackendName>) -> bool {
     match change.backend() {
         Some(backend) => backends.contains(backend),
-        None => !matches!(change, Change::Other),
+        None => !matches!(change, Change::Declared),
     }
 }
 
@@ -262,7 +345,7 @@ impl Inner {
             Change::Unlock(id) => {
                 self.locks.remove(id);
             }
-            Change::Other => {}
+            Change::Declared => {}
         }
     }
 
@@ -287,6 +370,18 @@ impl Inner {
         self.log.range(first..)
     }
 
+    /// What a sidecar enforces: what it said, and what came since that has nothing to do with it.
+    fn enforced_by(&self, session: &Session, head: Revision) -> Revision {
+        let Some(mut enforced) = session.acked() else { return Revision(0) };
+        for batch in self.after(enforced) {
+            if batch.changes.iter().any(|change| is_for(change, &session.backends)) {
+                return enforced;
+            }
+            enforced = batch.to;
+        }
+        head.max(enforced)
+    }
+
     /// What came ahead of its turn since the hurry of that number.
     pub(super) fn hurried(&self, since: u64) -> impl Iterator<Item = &(u64, Revision, Change)> {
         self.hurried.iter().filter(move |(number, _, _)| *number > since)
@@ -302,9 +397,9 @@ impl Inner {
         self.proof
     }
 
-    /// The bundles of these backends.
-    pub(super) fn bundles<'a>(&'a self, backends: &'a BTreeSet<BackendName>) -> impl Iterator<Item = &'a Bundle> {
-        backends.iter().filter_map(|backend| self.bundles.get(backend))
+    /// The bundles; every sidecar gets all of them.
+    pub(super) fn bundles(&self) -> impl Iterator<Item = &Bundle> {
+        self.bundles.values()
     }
 
     /// How often bundles changed.
@@ -389,13 +484,16 @@ impl Sink for Hub {
 
     fn bundle(&self, bundle: Bundle) -> Result<(), String> {
         let mut inner = self.write();
-        let of = Of::Only([bundle.backend.clone()].into());
-        if inner.bundles.get(&bundle.backend) != Some(&bundle) {
-            inner.bundles.insert(bundle.backend.clone(), bundle);
-            inner.bundle_changes += 1;
+        match inner.bundles.get_mut(&bundle.name) {
+            Some(known) if known.revision > bundle.revision => {}
+            Some(known) if known.digest == bundle.digest => known.revision = bundle.revision,
+            _ => {
+                inner.bundles.insert(Arc::clone(&bundle.name), bundle);
+                inner.bundle_changes += 1;
+            }
         }
         drop(inner);
-        self.wake(&of);
+        self.wake_all();
         Ok(())
     }
 
@@ -406,14 +504,22 @@ impl Sink for Hub {
     fn prove(&self, at: Uptime) {
         let mut inner = self.write();
         let Some(revision) = inner.head else { return };
+        if inner.fence.is_some_and(|until| at > until) {
+            return;
+        }
         if inner.proof.is_some_and(|proof| proof.asked >= at) {
             return;
         }
         inner.proof = Some(Proof { asked: at, revision });
         drop(inner);
-        let waiting = std::mem::take(&mut *self.pings.lock().unwrap_or_else(PoisonError::into_inner));
-        for session in waiting {
-            session.wake();
-        }
+        // Whoever asked while the source was read waits for the next one.
+        let mut pings = self.pings.lock().unwrap_or_else(PoisonError::into_inner);
+        pings.retain(|(since, session)| {
+            let waits = *since > at;
+            if !waits {
+                session.wake();
+            }
+            waits
+        });
     }
 }

@@ -13,7 +13,9 @@ pub mod enforce;
 pub mod feed;
 pub mod follower;
 pub mod hub;
+pub mod local;
 pub mod relay;
+pub mod server;
 pub mod session;
 pub mod stream;
 
@@ -23,7 +25,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::id::{BackendName, Revision};
+use crate::domain::id::Revision;
 use crate::domain::time::Uptime;
 use crate::domain::view::{Change, Snapshot};
 
@@ -45,15 +47,29 @@ pub trait GrantSource: Send {
     fn follow(self: Box<Self>, stop: CancellationToken, changed: Changed) -> Work<'static, ()>;
 }
 
-/// What a backend's calls are read and limited by: known by its digest, opaque to whoever only passes it on.
+/// The name of the bundle that holds the guardrails.
+pub const GUARDRAILS: &str = "guardrails";
+
+/// What calls are limited by besides grants and locks: known by its digest, opaque to whoever only passes it on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
-    /// Whose.
-    pub backend: BackendName,
+    /// What it is, such as [`GUARDRAILS`].
+    pub name: Arc<str>,
     /// Of the content, as whoever made it computes it.
     pub digest: Arc<str>,
+    /// The revision as of which it is current.
+    pub revision: Revision,
     /// What it says.
     pub content: bytes::Bytes,
+}
+
+/// The digest of digests: whether two ends speak of the same bundles.
+fn digest_of<'a>(bundles: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+    for (name, digest) in bundles {
+        context.update(format!("{name}={digest}\n").as_bytes());
+    }
+    context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Where what a source knows is put: the grant table of a sidecar, or the hub that others follow.

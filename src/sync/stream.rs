@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::digest_of;
 use super::hub::{Everything, Hub, Inner, is_for};
 use super::session::Session;
 use crate::domain::id::{BackendName, GrantId, Revision};
@@ -21,6 +22,9 @@ pub const FRAME_CHANGES_MAX: usize = 256;
 
 /// Most backends of one stream.
 const BACKENDS_MAX: usize = 1_024;
+
+/// Most bundles that a sidecar says it holds.
+const BUNDLES_MAX: usize = 64;
 
 /// Most pings that wait on one stream.
 const PINGS_MAX: usize = 64;
@@ -58,8 +62,8 @@ pub enum Said {
     },
     /// A bundle cannot be used there.
     Unusable {
-        /// Whose.
-        backend: BackendName,
+        /// Its name.
+        bundle: String,
         /// Which.
         digest: String,
         /// Why.
@@ -72,6 +76,7 @@ pub enum Said {
 struct Telling {
     everything: Everything,
     next: usize,
+    part: u32,
 }
 
 /// The state of one stream.
@@ -87,7 +92,7 @@ pub struct Stream {
     ahead: Revision,
     hurries: u64,
     telling: Option<Telling>,
-    bundles: BTreeMap<BackendName, Arc<str>>,
+    bundles: BTreeMap<Arc<str>, Arc<str>>,
     bundle_changes: Option<u64>,
     pings: VecDeque<(u64, Uptime)>,
 }
@@ -124,9 +129,10 @@ impl Stream {
             ));
         }
         let bundles = subscribe.bundles.into_iter();
-        let bundles = bundles.filter_map(|held| Some((BackendName::new(&held.backend).ok()?, held.digest.into())));
+        let bundles = bundles.take(BUNDLES_MAX).map(|held| (held.name.into(), held.digest.into()));
         let said = subscribe.resume_revision.map(Revision);
-        let session = Session::new(sidecar, subscribe.boot_id, subscribe.version, backends, staleness);
+        let session =
+            Session::new(sidecar, subscribe.boot_id, subscribe.version, backends, staleness, hub.clock().now().uptime);
         let session = Arc::new(session);
         hub.join(Arc::clone(&session));
         Ok(Self {
@@ -180,14 +186,14 @@ impl Stream {
                     return Err(Refused::TooMuch("too many pings wait for their answers"));
                 }
                 self.pings.push_back((ping.nonce, now));
-                self.hub.ask(&self.session);
+                self.hub.ask(&self.session, now);
                 Ok(Vec::new())
             }
             Some(Frame::Activity(activity)) => activity.grants.iter().map(used).collect(),
             Some(Frame::Nack(nack)) => {
-                let backend = BackendName::new(&nack.backend).map_err(|e| Unreadable::new("nack.backend", e))?;
-                let error = nack.error.chars().take(500).collect();
-                Ok(vec![Said::Unusable { backend, digest: nack.digest, error }])
+                let cut = |text: String| text.chars().take(500).collect();
+                let (bundle, digest, error) = (cut(nack.name), cut(nack.digest), cut(nack.error));
+                Ok(vec![Said::Unusable { bundle, digest, error }])
             }
             None => Ok(Vec::new()),
         }
@@ -200,7 +206,7 @@ impl Stream {
         let head = inner.head?;
         let frame = self
             .hurried(&inner)
-            .or_else(|| self.bundle(&inner))
+            .or_else(|| self.bundle(&inner, head))
             .or_else(|| self.begin(&inner, head))
             .or_else(|| self.ahead(&inner, head))
             .or_else(|| self.part())
@@ -221,20 +227,23 @@ impl Stream {
         (!changes.is_empty()).then_some(v1::server_frame::Frame::Urgent(v1::Urgent { changes }))
     }
 
-    fn bundle(&mut self, inner: &Inner) -> Option<v1::server_frame::Frame> {
-        if self.bundle_changes == Some(inner.bundle_changes()) {
+    fn bundle(&mut self, inner: &Inner, head: Revision) -> Option<v1::server_frame::Frame> {
+        // A sidecar that holds more than is held here may hold newer ones too.
+        let is_behind = self.said.is_some_and(|said| said > head);
+        if is_behind || self.bundle_changes == Some(inner.bundle_changes()) {
             return None;
         }
-        let news = inner.bundles(&self.session.backends).find(|b| self.bundles.get(&b.backend) != Some(&b.digest));
+        let news = inner.bundles().find(|bundle| self.bundles.get(&bundle.name) != Some(&bundle.digest));
         let Some(bundle) = news else {
             self.bundle_changes = Some(inner.bundle_changes());
             return None;
         };
-        self.bundles.insert(bundle.backend.clone(), Arc::clone(&bundle.digest));
+        self.bundles.insert(Arc::clone(&bundle.name), Arc::clone(&bundle.digest));
         Some(v1::server_frame::Frame::Bundle(v1::Bundle {
-            backend: bundle.backend.to_string(),
+            name: bundle.name.to_string(),
             digest: bundle.digest.to_string(),
             content: bundle.content.clone(),
+            revision: bundle.revision.0,
         }))
     }
 
@@ -246,7 +255,7 @@ impl Stream {
             let everything = inner.everything(&self.session.backends)?;
             (self.seen, self.ahead) = (everything.revision, everything.revision);
             self.said = None;
-            self.telling = Some(Telling { everything, next: 0 });
+            self.telling = Some(Telling { everything, next: 0, part: 0 });
         }
         None
     }
@@ -270,18 +279,19 @@ impl Stream {
     }
 
     fn part(&mut self) -> Option<v1::server_frame::Frame> {
-        let Telling { everything, next } = self.telling.as_mut()?;
-        let first = *next == 0;
+        let Telling { everything, next, part } = self.telling.as_mut()?;
+        let this = *part;
         let until = (*next + FRAME_CHANGES_MAX).min(everything.grants.len());
         let grants = everything.grants[*next..until].iter().map(|grant| (&**grant).into()).collect();
-        let locks = everything.locks.iter().filter(|_| first).map(|lock| (&**lock).into()).collect();
+        let locks = everything.locks.iter().filter(|_| this == 0).map(|lock| (&**lock).into()).collect();
         *next = until;
+        *part += 1;
         let (revision, last) = (everything.revision, until == everything.grants.len());
         if last {
             self.telling = None;
             self.said = Some(revision);
         }
-        Some(v1::server_frame::Frame::Snapshot(v1::Snapshot { revision: revision.0, grants, locks, first, last }))
+        Some(v1::server_frame::Frame::Snapshot(v1::Snapshot { revision: revision.0, grants, locks, part: this, last }))
     }
 
     fn delta(&mut self, inner: &Inner) -> Option<v1::server_frame::Frame> {
@@ -307,7 +317,7 @@ impl Stream {
 
     /// Answers the pings that came before the last proof was asked for. All that it is about was sent before.
     fn pong(&mut self, inner: &Inner, now: Now) -> Option<v1::server_frame::Frame> {
-        let proof = inner.proof()?;
+        let proof = inner.proof().filter(|proof| self.session.was_published(proof.asked))?;
         let answered = self.pings.iter().take_while(|(_, received)| *received <= proof.asked).count();
         let (nonce, received) = *self.pings.get(answered.checked_sub(1)?)?;
         let said = self.said?;
@@ -326,6 +336,7 @@ impl Stream {
             as_of_revision: proof.revision.0,
             // Behind a relay too grants end by the later of all clocks.
             server_time: now.wall.plus(inner.ahead).as_micros(),
+            bundles: digest_of(self.bundles.iter().map(|(name, digest)| (&**name, &**digest))),
         }))
     }
 
@@ -356,7 +367,7 @@ fn said(change: &Change) -> Option<v1::Change> {
         Change::End { id, backend, state } => Said::Ended(v1::Ended::of(id, backend, *state)),
         Change::Lock(lock) => Said::Lock((&**lock).into()),
         Change::Unlock(id) => Said::Unlock(id.to_string()),
-        Change::Other => return None,
+        Change::Declared => return None,
     };
     Some(v1::Change { change: Some(change) })
 }

@@ -19,7 +19,7 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
   }],
   jwks: { keys: [key] },
   cookies: { keys: ['of-the-test'] },
-  features: { deviceFlow: { enabled: true }, devInteractions: { enabled: true } },
+  features: { deviceFlow: { enabled: true }, devInteractions: { enabled: true }, revocation: { enabled: true } },
   pkce: { required: () => true },
   rotateRefreshToken: true,
   ttl: { IdToken: seconds },

@@ -226,7 +226,7 @@ impl Drop for World {
 }
 
 /// What all record files hold, in order.
-fn text(folder: &Path) -> String {
+pub fn text(folder: &Path) -> String {
     let Ok(entries) = std::fs::read_dir(folder) else { return String::new() };
     let mut files: Vec<_> = entries
         .map(|entry| entry.unwrap().path())

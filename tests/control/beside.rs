@@ -74,7 +74,7 @@ fn every_end_cuts_what_runs() {
 }
 
 /// A stream of events that runs.
-fn open_stream(plane: &Plane) -> Client {
+pub fn open_stream(plane: &Plane) -> Client {
     let token = plane.token("bot");
     wait_for("a stream", || {
         let mut client = Client::connect(plane.sidecar);
@@ -84,6 +84,19 @@ fn open_stream(plane: &Plane) -> Client {
         let head = String::from_utf8_lossy(&client.until(b"\r\n\r\n")).into_owned();
         head.starts_with("HTTP/1.1 200").then_some(client)
     })
+}
+
+#[test]
+fn the_sidecar_beside_it_counts_where_ends_are_enforced() {
+    let plane = Plane::start();
+    let grant = plane.ask("bot", "watch", &json!({}))["grant_id"].as_str().unwrap().to_owned();
+    let revoked = plane.done("root", "POST", &format!("/v1/grants/{grant}/revoke"), &json!({}));
+    let target = format!("/v1/revocations/{}?wait=10s", revoked["revision"]);
+    let said = plane.done("root", "GET", &target, &Value::Null)["enforcement"].clone();
+    assert_eq!((said["state"].as_str(), said["enforced"].as_u64()), (Some("enforced"), Some(1)), "{said}");
+    assert_eq!(plane.through("bot", "GET", "/events").status, 403, "it is enforced, and not only said to be");
+    let listed = plane.done("root", "GET", "/v1/sidecars", &Value::Null);
+    assert_eq!(listed["items"][0]["sidecar"], "urn:leasehold:local#sidecar", "{listed}");
 }
 
 #[test]

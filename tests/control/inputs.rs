@@ -216,6 +216,6 @@ fn a_caller_has_so_many_calls_a_second() {
     let answer = (0..20).map(|_| limited.call("bot", "GET", "/v1/whoami", &Value::Null)).find(|a| a.status == 429);
     let answer = answer.unwrap();
     is_problem(&answer, 429, "too_many_calls", "a flood");
-    assert_eq!(answer.header("retry-after"), Some("1"));
+    assert_eq!((answer.header("retry-after"), &answer.json()["retryable"]), (Some("1"), &json!(true)));
     assert_eq!(limited.call("bob", "GET", "/v1/whoami", &Value::Null).status, 200, "nobody else's");
 }

@@ -273,7 +273,12 @@ fn limits_of_what_one_may_hold() {
     for _ in 0..3 {
         plane.ask("bot", "read", &json!({}));
     }
-    plane.refused("bot", "POST", "/v1/requests", &json!({"entitlement": "read"}), 429, "too_many");
+    let answer = plane.call("bot", "POST", "/v1/requests", &json!({"entitlement": "read"}));
+    is_problem(&answer, 429, "too_many", "a fourth");
+    let problem = answer.json();
+    assert_eq!(problem["retryable"], false, "nothing changes by itself: {problem}");
+    assert_eq!(answer.header("retry-after"), None);
+    assert!(problem["hint"].as_str().unwrap().starts_with("release one of these grants"), "{problem}");
     plane.ask("agent-1", "read", &json!({}));
 }
 

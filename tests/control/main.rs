@@ -8,6 +8,7 @@ mod plane;
 
 mod beside;
 mod certificates;
+mod guardrail;
 mod inputs;
 mod life;
 mod lists;

@@ -15,7 +15,7 @@ use tokio::runtime::Runtime;
 use crate::common::backend::{Backend, Then};
 use crate::common::client::{Answer, Client};
 use crate::common::issuer::{AUDIENCE, ISSUER, Issuer};
-use crate::common::world::MAP;
+use crate::common::world::{MAP, lines, text};
 
 /// Who is who: `bot` and `agent` ask, `alice` owns the bot, `bob`, `carol` and `dave` approve, `root` administers.
 pub const DOCUMENTS: &str = r#"
@@ -184,6 +184,21 @@ impl Plane {
 
     pub fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// What the sidecar measures.
+    #[track_caller]
+    pub fn metrics(&self) -> String {
+        let admin = self.up.as_ref().unwrap().sidecar.admin();
+        let mut client = Client::connect(admin);
+        client.send(format!("GET /metrics HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n").as_bytes());
+        client.answer().expect("metrics").text()
+    }
+
+    /// The calls that the sidecar recorded.
+    pub fn calls(&self) -> Vec<Value> {
+        let lines = lines(&text(&self.path().join("audit")));
+        lines.into_iter().filter(|line| line["kind"] == "call").collect()
     }
 
     /// A good token of somebody.

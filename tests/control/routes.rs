@@ -74,6 +74,7 @@ fn valid(path: &str, method: &str) -> Value {
         ("POST", "/v1/grants/{id}/consume") => json!({"use_id": "u"}),
         ("POST", "/v1/grants/{id}/review") => json!({"note": "n"}),
         ("POST", "/v1/locks") => json!({"all": true}),
+        ("POST", "/v1/sidecars/join-tokens") => json!({"name": "a"}),
         ("POST", "/v1/revocations") => json!({"task": "jira:OPS-1"}),
         ("POST", "/v1/policy-simulations") => {
             json!({"principal": "https://idp.test#bot", "backend": "shop", "action": "admin", "resource": "admin"})

@@ -1,5 +1,8 @@
 //! The life of an elevation, from the first document to the record of it.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
 use crate::tools::wait_for;
 use crate::world::{DOCUMENTS, Person, World};
 
@@ -243,6 +246,40 @@ fn the_record_is_listed_followed_and_verified() {
     world.write("gap.jsonl", &lines);
     admin.fails(1, &["audit", "verify", "--from-file", "gap.jsonl"], "entry 4 follows on entry 2");
     world.person("bot").fails(1, &["audit", "list"], "");
+}
+
+#[test]
+fn who_follows_the_record_ends_with_their_reader() {
+    let world = World::new();
+    let admin = world.admin();
+    let follow = |out: Stdio| {
+        let mut command = admin.command();
+        command.args(["audit", "list", "--follow"]).stdout(out).stderr(Stdio::null()).spawn().unwrap()
+    };
+    // Nobody ever reads: it ends at the first entry.
+    let mut follower = follow(Stdio::piped());
+    drop(follower.stdout.take());
+    assert_eq!(follower.wait().unwrap().code(), Some(0));
+    // The reader goes away while there is nothing to print: after the last entry it waits.
+    let last = admin.ok(&["audit", "verify"]).lines().last().unwrap().split_once(':').unwrap().0.to_owned();
+    let mut follower = follow(Stdio::piped());
+    let mut lines = BufReader::new(follower.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains(&format!("\"sequence\":{last}"))));
+    drop(lines);
+    assert_eq!(follower.wait().unwrap().code(), Some(0));
+    // A file has no reader, and gets what comes later too.
+    let path = world.folder().join("followed");
+    let file = std::fs::File::create(&path).unwrap();
+    let mut follower = follow(file.into());
+    let says = |text: &str| wait_for(text, || std::fs::read_to_string(&path).unwrap().contains(text).then_some(()));
+    says(&format!("\"sequence\":{last}"));
+    for n in 0..3 {
+        admin.ok(&["tasks", "open", &format!("jira:LATER-{n}"), "--kind", "incident"]);
+        says(&format!("jira:LATER-{n}"));
+    }
+    assert!(follower.try_wait().unwrap().is_none());
+    follower.kill().unwrap();
+    follower.wait().unwrap();
 }
 
 #[test]

@@ -218,6 +218,49 @@ fn a_login_is_renewed_before_its_end_and_over_after_it() {
 }
 
 #[test]
+fn who_logs_out_is_out_at_the_issuer_too() {
+    let mut place = Place::new(3_600);
+    let ada = place.ada("ada");
+    let file = ada.folder.join(".config/leasehold/login.json");
+    log_in(&place, &ada);
+    let mut copied = saved(&ada);
+    // Somebody may have copied it, which is when taking it back counts.
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let said = ada.says(&["logout"]);
+    assert_eq!((said.code, said.out.as_str(), said.err.as_str()), (Some(0), "logged out\n", ""));
+    assert!(!file.exists());
+    let claims = URL_SAFE_NO_PAD.encode(json!({"iss": place.issuer, "sub": "ada", "exp": 1}).to_string());
+    copied["id_token"] = format!("e30.{claims}.e30").into();
+    std::fs::write(&file, copied.to_string()).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    ada.fails(1, &["whoami"], "invalid_grant");
+    ada.ok(&["logout"]);
+
+    log_in(&place, &ada);
+    let kept = saved(&ada);
+    drop(place.provider.take());
+    // An issuer that is away, one that cannot, one that must not be asked: it is said, and forgotten all the same.
+    let cannot = bad_issuer(|_, _| Value::Null);
+    for (issuer, why) in [
+        (place.issuer.as_str(), "connection refused"),
+        (&cannot, "takes no login back"),
+        ("http://idp.example", "plain http"),
+    ] {
+        let mut login = kept.clone();
+        login["issuer"] = issuer.into();
+        std::fs::write(&file, login.to_string()).unwrap();
+        let said = ada.says(&["logout"]);
+        assert_eq!((said.code, said.out.as_str()), (Some(0), "logged out\n"), "{said:?}");
+        assert!(said.err.contains(why) && said.err.contains("it is forgotten here only"), "{why}: {said:?}");
+        assert!(!said.err.contains(kept["refresh_token"].as_str().unwrap()), "{said:?}");
+        assert!(!file.exists());
+    }
+    std::fs::write(&file, "{").unwrap();
+    assert!(ada.says(&["logout"]).err.contains("is damaged"));
+    assert_eq!(ada.ok(&["logout"]), "there was no login\n");
+}
+
+#[test]
 fn what_cannot_be_is_refused() {
     let place = Place::new(3_600);
     let ada = place.ada("ada");

@@ -2,6 +2,9 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, unreachable_pub)]
 
+#[path = "../common/client.rs"]
+#[allow(dead_code)]
+mod client;
 #[path = "../common/issuer.rs"]
 #[allow(dead_code)]
 mod issuer;
@@ -9,11 +12,15 @@ mod issuer;
 #[allow(dead_code)]
 mod tools;
 
+mod crash;
 mod examples;
 mod faults;
 mod life;
 mod login;
+mod metrics;
 mod page;
 mod settings;
 mod terminal;
 mod world;
+
+use tools::DEADLINE;

@@ -1,5 +1,6 @@
 //! Where server and token come from: flag over environment over file over what lies here.
 
+use crate::issuer::Issuer;
 use crate::world::{Person, World};
 
 #[test]
@@ -55,4 +56,27 @@ fn what_is_wrong_with_the_settings_is_two() {
     std::fs::create_dir_all(folder.path().join(".config/leasehold")).unwrap();
     std::fs::write(folder.path().join(".config/leasehold/cli.yaml"), "sever: x\n").unwrap();
     person.fails(2, &["whoami"], "cli.yaml:1:1: sever: there is no such key here");
+}
+
+#[test]
+fn who_logs_in_must_be_believed() {
+    let folder = tempfile::tempdir().unwrap();
+    let person = Person::at(folder.path());
+    std::fs::write(folder.path().join("keys.json"), Issuer::new("idp").jwks()).unwrap();
+    let write = |issuer: &str| {
+        let text = format!(
+            "control:\n  address: 127.0.0.1:0\n  login:\n    issuer: https://idp.test\n    client_id: cli\nadmin: {{address: 127.0.0.1:0}}\nidentity: {{issuers: [{{name: idp, issuer: '{issuer}', audience: [cli], algorithm: EdDSA, keys: {{file: keys.json}}}}]}}\n"
+        );
+        std::fs::write(folder.path().join("leasehold.yaml"), text).unwrap();
+    };
+    for other in ["https://idp.test/", "https://elsewhere.test"] {
+        write(other);
+        for words in [&["check", "leasehold.yaml"][..], &["control", "-c", "leasehold.yaml"]] {
+            let said =
+                person.fails(2, words, "leasehold.yaml:4:13: control.login.issuer: `https://idp.test` is no issuer");
+            assert!(said.err.contains("issuer: https://idp.test, audience: [cli]"), "what to write: {said:?}");
+        }
+    }
+    write("https://idp.test");
+    person.ok(&["check", "leasehold.yaml"]);
 }

@@ -145,7 +145,8 @@ impl World {
 pub struct Control {
     folder: tempfile::TempDir,
     pub url: String,
-    _server: Server,
+    pub admin: String,
+    server: Option<Server>,
 }
 
 impl Control {
@@ -162,9 +163,21 @@ impl Control {
         }
         let config = format!("control: {{address: 127.0.0.1:0{inside}}}\nadmin: {{address: 127.0.0.1:0}}\n{more}");
         std::fs::write(folder.path().join("leasehold.yaml"), config).unwrap();
-        let (server, addresses) = serve("control", folder.path(), 2);
-        let url = addresses.iter().find(|(message, _)| message.contains("control plane")).unwrap().1.clone();
-        Self { folder, url, _server: server }
+        let mut control = Self { folder, url: String::new(), admin: String::new(), server: None };
+        control.start_again();
+        control
+    }
+
+    /// Ends it by SIGKILL.
+    pub fn kill(&mut self) {
+        drop(self.server.take());
+    }
+
+    /// Starts it on what is in its folder, at addresses of its own.
+    pub fn start_again(&mut self) {
+        let (server, addresses) = serve("control", self.folder.path(), 2);
+        let of = |word: &str| addresses.iter().find(|(message, _)| message.contains(word)).unwrap().1.clone();
+        (self.url, self.admin, self.server) = (of("control plane"), of("admin"), Some(server));
     }
 
     pub fn folder(&self) -> &Path {

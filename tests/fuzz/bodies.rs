@@ -48,6 +48,32 @@ pub fn grants(bytes: &[u8]) {
     }
 }
 
+/// A bundle of guardrails is refused with its mistakes, or taken and asked, never a panic.
+pub fn guardrails(bytes: &[u8]) {
+    use leasehold::domain::{id, principal::Principal, resource::Resource, time::Timestamp};
+    use leasehold::guardrail::{Call, GuardrailBundle, Guardrails};
+    let Ok(bundle) = serde_json::from_slice::<GuardrailBundle>(bytes) else { return };
+    let guardrails = match Guardrails::load(&bundle) {
+        Ok(guardrails) => guardrails,
+        Err(errors) => return assert!(!errors.0.is_empty() && errors.0.iter().all(|error| !error.is_empty())),
+    };
+    assert_eq!(guardrails.digest(), bundle.digest());
+    let principal = Principal::parse("https://idp.test#bot").expect("a principal");
+    for (backend, action, _) in guardrails.slices() {
+        for resource in [Resource::exact("keys/secret"), Resource::under("keys/"), Resource::under("")] {
+            let call = Call { principal: &principal, backend, action, resource: &resource };
+            let now = Timestamp::from_seconds(1_767_614_400);
+            let judged = guardrails.judge(call, |g| g.seat(&principal), now);
+            assert_eq!(judged.said, guardrails.judge(call, |g| g.seat(&principal), now).said);
+        }
+    }
+    let unknown = id::ActionName::new("no.such").expect("a name");
+    let backend = id::BackendName::new("nowhere").expect("a name");
+    let resource = Resource::exact("x");
+    let call = Call { principal: &principal, backend: &backend, action: &unknown, resource: &resource };
+    drop(guardrails.judge(call, |g| g.seat(&principal), Timestamp::MAX));
+}
+
 /// A verifier of one issuer whose key is known here, so that what is signed is what the input chose.
 struct Issuing {
     verifier: leasehold::identity::Verifier,

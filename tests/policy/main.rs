@@ -5,6 +5,7 @@
 mod cli;
 mod documents;
 mod examples;
+mod guardrail;
 mod load;
 mod property;
 mod quota;

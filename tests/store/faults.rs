@@ -153,6 +153,12 @@ async fn ask_together(
     all.join_all().await
 }
 
+/// Each entry that is durable was counted once, and no other.
+async fn counts_what_is_there(world: &World<Faulty>) {
+    let there = world.store.view().await.unwrap().head().await.unwrap().sequence;
+    assert!((world.counted() - there as f64).abs() < 0.5, "{} of {there}", world.counted());
+}
+
 #[tokio::test]
 async fn only_the_command_fails_that_cannot_be_written() {
     let world = faulty().await;
@@ -162,6 +168,7 @@ async fn only_the_command_fails_that_cannot_be_written() {
     assert_eq!((refused[0].kind, refused[0].code), (Kind::Unavailable, "store"));
     assert!(!refused[0].detail.contains("poison"), "what the engine said is for the log");
     assert_eq!(check(&*world.store).await.requests.len(), 15);
+    counts_what_is_there(&world).await;
 }
 
 #[tokio::test]
@@ -170,6 +177,7 @@ async fn a_commit_that_was_done_and_not_confirmed_is_found_and_not_done_again() 
     world.store.faults.unconfirmed_done.store(1, Ordering::SeqCst);
     assert!(ask_together(&world, None).await.iter().all(Result::is_ok));
     assert_eq!(check(&*world.store).await.grants.len(), 16);
+    counts_what_is_there(&world).await;
 }
 
 #[tokio::test]
@@ -178,6 +186,7 @@ async fn a_commit_that_was_lost_is_done_again() {
     world.store.faults.unconfirmed_lost.store(1, Ordering::SeqCst);
     assert!(ask_together(&world, None).await.iter().all(Result::is_ok));
     assert_eq!(check(&*world.store).await.grants.len(), 16);
+    counts_what_is_there(&world).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,6 +212,7 @@ async fn who_waits_for_a_store_that_is_gone_is_told_and_it_works_again_after() {
     }
     world.ask(&who("bot"), asking(100, "auto")).await.unwrap();
     check(&*world.store).await;
+    counts_what_is_there(&world).await;
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use leasehold::domain::id::{EntitlementName, GrantId, RequestId, TaskRef};
 use leasehold::domain::principal::Principal;
 use leasehold::domain::task::TaskEvent;
 use leasehold::domain::time::{Clock, Now, Timestamp, Uptime};
+use prometheus::Registry;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -143,6 +144,7 @@ pub struct World<S> {
     pub store: Arc<S>,
     pub engine: Engine,
     pub clock: Arc<TestClock>,
+    registry: Registry,
     stop: CancellationToken,
     count: AtomicU32,
 }
@@ -163,10 +165,17 @@ pub async fn world<P: Place>(place: &P) -> World<P::Store> {
 impl<S: Store> World<S> {
     /// Another control plane on a store.
     pub async fn on(store: Arc<S>, pace: Pace) -> Self {
-        let (clock, stop) = (Arc::new(TestClock::default()), CancellationToken::new());
-        let (engine, _) =
-            Engine::start_at(Arc::clone(&store), clock.clone() as Arc<dyn Clock>, pace, stop.clone()).await.unwrap();
-        Self { store, engine, clock, stop, count: AtomicU32::new(0) }
+        let (clock, registry, stop) = (Arc::new(TestClock::default()), Registry::new(), CancellationToken::new());
+        let time = clock.clone() as Arc<dyn Clock>;
+        let (engine, _) = Engine::start_at(Arc::clone(&store), time, pace, &registry, stop.clone()).await.unwrap();
+        Self { store, engine, clock, registry, stop, count: AtomicU32::new(0) }
+    }
+
+    /// How many entries of the record were counted.
+    pub fn counted(&self) -> f64 {
+        let all = self.registry.gather();
+        let events = all.iter().filter(|family| family.name() == "leasehold_control_events_total");
+        events.flat_map(|family| family.get_metric()).map(|metric| metric.get_counter().get_value()).sum()
     }
 
     pub async fn run(&self, actor: &Principal, command: Command) -> Result<Reply, Refusal> {

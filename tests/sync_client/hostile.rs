@@ -21,9 +21,16 @@ fn stated(id: &str) -> v1::Change {
     v1::Change { change: Some(v1::change::Change::Grant((&grant(id)).into())) }
 }
 
-fn part(revision: u64, first: bool, last: bool, grants: usize) -> Frame {
+fn part(revision: u64, part: u32, last: bool, grants: usize) -> Frame {
     let grants = (0..grants).map(|number| v1::Grant::from(&grant(&format!("many{number}")))).collect();
-    Frame::Snapshot(v1::Snapshot { revision, grants, locks: Vec::new(), first, last })
+    Frame::Snapshot(v1::Snapshot { revision, grants, locks: Vec::new(), part, last })
+}
+
+/// SHA-256 of nothing.
+const NO_BUNDLES: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+fn pong(bundles: &str) -> Frame {
+    Frame::Pong(v1::Pong { nonce: 77, as_of_revision: 0, server_time: 0, bundles: bundles.to_owned() })
 }
 
 #[test]
@@ -35,13 +42,14 @@ fn nothing_that_is_said_out_of_turn_revives_or_ends_the_source() {
         ("a gap", vec![delta(9, 10, vec![stated("g1")])]),
         ("a delta back", vec![delta(2, 1, vec![stated("g1")])]),
         ("a grant that ended", vec![delta(2, 2, vec![stated("g1")])]),
-        ("a part without a beginning", vec![part(5, false, true, 1)]),
-        ("parts of two snapshots", vec![part(5, true, false, 1), part(6, false, true, 1)]),
+        ("a part without a beginning", vec![part(5, 1, true, 1)]),
+        ("parts of two snapshots", vec![part(5, 0, false, 1), part(6, 1, true, 1)]),
         ("a grant without a name", vec![delta(2, 3, vec![nonsense])]),
         ("a change of no kind", vec![delta(2, 3, vec![v1::Change { change: None }])]),
-        ("a pong that nobody asked for", vec![Frame::Pong(v1::Pong { nonce: 77, as_of_revision: 0, server_time: 0 })]),
-        ("an older snapshot", vec![part(1, true, true, 1)]),
-        ("a frame of eight megabytes", vec![part(5, true, true, 200_000)]),
+        ("a pong that nobody asked for", vec![pong(NO_BUNDLES)]),
+        ("a pong of other bundles", vec![pong("other")]),
+        ("an older snapshot", vec![part(1, 0, true, 1)]),
+        ("a frame of eight megabytes", vec![part(5, 0, true, 200_000)]),
         ("a request to go away for ever", vec![Frame::GoAway(v1::GoAway { reason: "x".into(), retry_after_ms: 1 })]),
     ];
     for (what, script) in scripts {

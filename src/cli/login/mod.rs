@@ -2,12 +2,14 @@
 //!
 //! On a machine with a browser by the authorization code with PKCE on a loopback redirect (RFC 7636, RFC 8252), on one
 //! without by the device grant (RFC 8628). What is kept is the ID token, which is what the control plane is shown, and
-//! the refresh token that renews it; both in a file that only its owner reads.
+//! the refresh token that renews it; both in a file that only its owner reads. Who logs out has the issuer take the
+//! refresh token back (RFC 7009).
 
 mod loopback;
 mod provider;
 mod saved;
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -189,8 +191,28 @@ pub(super) struct Logout {
 impl Logout {
     pub(super) fn run(&self) -> Result<(), Failure> {
         let settings = self.server.settings()?;
-        let removed = settings.login.as_deref().is_some_and(|path| std::fs::remove_file(path).is_ok());
-        print::out(if removed { "logged out\n" } else { "there was no login\n" });
+        let Some(path) = settings.login.as_deref().filter(|path| path.exists()) else {
+            print::out("there was no login\n");
+            return Ok(());
+        };
+        // Another command may be renewing it just now, and would put it back.
+        let lock = saved::lock(path);
+        let taken_back = super::client::runtime().map(|runtime| take_back(path, &settings, &runtime));
+        std::fs::remove_file(path).with_context(|| format!("{} cannot be removed", path.display()))?;
+        drop(lock);
+        if let Err(error) = taken_back? {
+            print::notice("warning", &format!("{error:#}"));
+            print::aside("  it is forgotten here only; what was given out is good until it ends by itself");
+        }
+        print::out("logged out\n");
         Ok(())
     }
+}
+
+/// Has the issuer end what the login could be renewed with.
+fn take_back(path: &Path, settings: &settings::Client, runtime: &Runtime) -> anyhow::Result<()> {
+    let Some(saved) = Saved::read_to_forget(path)? else { return Ok(()) };
+    let Some(refresh) = &saved.refresh_token else { return Ok(()) };
+    let transport = Transport::new(settings.ca.clone());
+    Provider::discover(&saved.issuer, &saved.client_id, &transport, runtime)?.revoke(refresh)
 }

@@ -16,6 +16,7 @@ use oauth2::{
     RequestTokenError, Scope, StandardDeviceAuthorizationResponse, StandardRevocableToken, StandardTokenResponse,
     TokenResponse, TokenUrl,
 };
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -105,6 +106,8 @@ pub(super) struct Provider<'a> {
     issuer: String,
     client: OauthClient,
     device: Option<DeviceAuthorizationUrl>,
+    /// As it is written: only who logs out needs it to be good.
+    revocation: Option<String>,
     client_id: String,
     transport: &'a Transport,
     runtime: &'a Runtime,
@@ -135,7 +138,8 @@ impl<'a> Provider<'a> {
             .set_auth_uri(AuthUrl::new(authorize)?)
             .set_token_uri(TokenUrl::new(token)?);
         let device = device.map(DeviceAuthorizationUrl::new).transpose()?;
-        Ok(Self { issuer: issuer.to_owned(), client, device, client_id: client_id.to_owned(), transport, runtime })
+        let (issuer, client_id) = (issuer.to_owned(), client_id.to_owned());
+        Ok(Self { issuer, client, device, revocation: of("revocation_endpoint"), client_id, transport, runtime })
     }
 
     pub(super) fn runtime(&self) -> &Runtime {
@@ -194,6 +198,23 @@ impl<'a> Provider<'a> {
         let refresh = RefreshToken::new(refresh.to_owned());
         let response = self.client.exchange_refresh_token(&refresh).request(&self.http());
         tokens(&response.map_err(|error| self.refused(error))?)
+    }
+
+    /// Takes a refresh token back, and with it what it was renewed to (RFC 7009); the client is a public one.
+    pub(super) fn revoke(&self, refresh: &SecretString) -> anyhow::Result<()> {
+        let Some(revocation) = &self.revocation else {
+            bail!("issuer {} takes no login back", self.issuer);
+        };
+        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let (token, client_id) = (encode(refresh.expose_secret()), encode(&self.client_id));
+        let form = format!("token={token}&token_type_hint=refresh_token&client_id={client_id}");
+        let request = Request::post(endpoint(revocation)?)
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(header::ACCEPT, "application/json")
+            .body(form.into_bytes())?;
+        let answer = self.http()(request).map_err(|fault| self.said(fault.to_string()))?;
+        ensure!(answer.status() == StatusCode::OK, "issuer {}: {revocation} answered {}", self.issuer, answer.status());
+        Ok(())
     }
 
     /// What the provider says, without what it sent: that may hold a token.

@@ -29,18 +29,26 @@ impl Saved {
     /// The login in a file; none where there is no file.
     pub(super) fn read(path: &Path) -> anyhow::Result<Option<Self>> {
         let shown = path.display();
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("{shown} cannot be read")),
-        };
+        let saved = Self::read_to_forget(path).context("`leasehold logout`, and log in again")?;
+        let Some(saved) = saved else { return Ok(None) };
         let mode = std::fs::metadata(path).with_context(|| format!("{shown} cannot be read"))?.mode();
         if mode & 0o077 != 0 {
             bail!(
                 "{shown} can be read by others, so whoever they are may have been you: `leasehold logout`, and log in again"
             );
         }
-        let damaged = || format!("{shown} is damaged: `leasehold logout`, and log in again");
+        Ok(Some(saved))
+    }
+
+    /// As [`Saved::read`], whoever else may have read it.
+    pub(super) fn read_to_forget(path: &Path) -> anyhow::Result<Option<Self>> {
+        let shown = path.display();
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("{shown} cannot be read")),
+        };
+        let damaged = || format!("{shown} is damaged");
         let document: Value = serde_json::from_str(&text).ok().with_context(damaged)?;
         let of = |key: &str| document.get(key).and_then(Value::as_str).map(str::to_owned);
         let saved = || {

@@ -1,5 +1,6 @@
 //! `leasehold audit`.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,7 +46,7 @@ enum Command {
         /// At most so many
         #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
         limit: u32,
-        /// Goes on as entries come, one JSON object a line, until it is interrupted
+        /// Goes on as entries come, one JSON object a line, until it is interrupted or nobody reads it
         #[arg(short, long, conflicts_with = "limit")]
         follow: bool,
         #[command(flatten)]
@@ -123,13 +124,16 @@ fn sequence(entry: &Value) -> anyhow::Result<u64> {
     entry.get("sequence").and_then(Value::as_u64).context("an entry of the record has no `sequence`")
 }
 
-/// Prints entries as they come. It ends with an error only; a lost connection is made again.
+/// Prints entries as they come, until nobody reads them any more; a lost connection is made again.
 fn follow(client: &Client, mut from: u64) -> Result<(), Failure> {
     loop {
         match page(client, from, PAGE) {
             Ok(found) => {
                 for entry in &found {
-                    print::out(&format!("{entry}\n"));
+                    match print::try_out(&format!("{entry}\n")) {
+                        Err(error) if error.kind() == ErrorKind::BrokenPipe => return Ok(()),
+                        written => written.context("entries cannot be printed")?,
+                    }
                     from = sequence(entry)? + 1;
                 }
                 if found.len() == PAGE {
@@ -140,6 +144,9 @@ fn follow(client: &Client, mut from: u64) -> Result<(), Failure> {
             Err(failure) => return Err(failure),
         }
         client.pause(FOLLOW_EVERY);
+        if print::is_unread() {
+            return Ok(());
+        }
     }
 }
 

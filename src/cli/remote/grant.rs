@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use super::render::{self, text};
+use super::sidecar::Enforced;
 use super::{Call, Common, Failure, confirm, duration, more, view};
 use crate::cli::admin::AdminUrl;
 use crate::cli::client::Client;
@@ -211,6 +212,8 @@ pub(in crate::cli) struct Revoke {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
+    enforced: Enforced,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -242,7 +245,8 @@ impl Revoke {
         }
         let body = client.send(&call)?.body;
         let ids = ended(&body)?;
-        self.tell(&body, &ids)
+        self.tell(&body, &ids)?;
+        self.enforced.wait(client, self.common.output, &[body])
     }
 
     fn by_id(&self, client: &Client) -> Result<(), Failure> {
@@ -272,7 +276,8 @@ impl Revoke {
         if self.common.output != Output::Table {
             render::list(self.common.output, &grants, view::GRANTS, "")?;
         }
-        failed.map_or(Ok(()), Err)
+        let enforced = self.enforced.wait(client, self.common.output, &grants);
+        failed.map_or(enforced, Err)
     }
 
     fn tell(&self, body: &Value, ids: &[String]) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use http::Method;
 use serde_json::{Map, Value, json};
 
 use super::render::{self, text};
+use super::sidecar::Enforced;
 use super::{Call, Common, Failure, confirm, duration, view};
 use crate::cli::print;
 
@@ -48,6 +49,8 @@ pub(in crate::cli) struct Lock {
     #[arg(short, long)]
     yes: bool,
     #[command(flatten)]
+    enforced: Enforced,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -58,7 +61,8 @@ impl Lock {
         }
         let client = self.common.client()?;
         let lock = client.send(&Call::post(&["v1", "locks"], self.body()))?.body;
-        Ok(render::one(self.common.output, &lock, |lock| view::lock(lock, render::now()))?)
+        render::one(self.common.output, &lock, |lock| view::lock(lock, render::now()))?;
+        self.enforced.wait(&client, self.common.output, &[lock])
     }
 
     fn body(&self) -> Value {

@@ -14,6 +14,7 @@ mod inspect;
 mod lock;
 mod render;
 mod request;
+mod sidecar;
 mod task;
 mod view;
 
@@ -107,11 +108,12 @@ pub(super) enum Remote {
     #[command(after_help = concat!(
         "Examples:\n",
         "  leasehold revoke grt_0193 --reason 'wrong vhost'\n",
-        "  leasehold revoke --principal 'https://ci.example#bot' --backend rabbitmq --yes\n\n",
+        "  leasehold revoke --principal 'https://ci.example#bot' --backend rabbitmq --yes --wait\n\n",
         "Exit codes:\n",
         "  0  done; what ended is printed\n",
         "  1  refused, or it failed\n",
         "  2  the command line is wrong; nothing was asked\n",
+        "  3  with `--wait`: it ended, and some sidecar may not know yet\n",
         "  4  the control plane cannot be reached, or broke off"))]
     Revoke(grant::Revoke),
 
@@ -130,6 +132,14 @@ pub(super) enum Remote {
     /// Lifts a lock
     #[command(after_help = EXIT_CODES)]
     Unlock(lock::Unlock),
+
+    /// Lists the sidecars that follow, and what each enforces
+    #[command(after_help = EXIT_CODES)]
+    Sidecars(sidecar::Sidecars),
+
+    /// Makes a token with which a sidecar joins
+    #[command(after_help = EXIT_CODES)]
+    Sidecar(sidecar::Sidecar),
 
     /// Shows, closes or opens a task; closing ends what was granted for it
     #[command(after_help = EXIT_CODES)]
@@ -176,6 +186,8 @@ impl Remote {
             Self::Lock(command) => command.run(),
             Self::Locks(command) => command.run(),
             Self::Unlock(command) => command.run(),
+            Self::Sidecars(command) => command.run(),
+            Self::Sidecar(command) => command.run(),
             Self::Tasks(command) => command.run(),
             Self::Audit(command) => command.run(),
             Self::Doctor(command) => command.run(),

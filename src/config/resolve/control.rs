@@ -17,6 +17,7 @@ impl Resolver<'_> {
         let root = Spot::root();
         let control = self.control(&root.key("control", &file.control), file.control.value());
         let identity = self.identity(&root.key("identity", &file.identity), file.identity.value());
+        self.login_is_believed(&root, file);
         let admin = self.admin(&root.key("admin", &file.admin), file.admin.value());
         let drain_timeout = self.duration(&root, "drain_timeout", &file.drain_timeout, "30s", "0s", "1h");
         Some(ControlConfig {
@@ -43,6 +44,7 @@ impl Resolver<'_> {
         let documents = self.documents(spot, raw);
         let per_second = self.count(spot, "calls_per_second", &raw.calls_per_second, 200, 1, 1_000_000);
         let login = raw.login.value().map(|login| self.login(&spot.key("login", &raw.login), login));
+        let sync = raw.sync.value().map(|sync| self.sync(&spot.key("sync", &raw.sync), sync, &data));
         Some(Control {
             address,
             tls: match tls {
@@ -56,6 +58,10 @@ impl Resolver<'_> {
             calls_per_second: NonZeroU32::new(per_second).unwrap_or(NonZeroU32::MIN),
             login: match login {
                 Some(login) => Some(login?),
+                None => None,
+            },
+            sync: match sync {
+                Some(sync) => Some(sync?),
                 None => None,
             },
         })
@@ -158,6 +164,28 @@ impl Resolver<'_> {
             documents.push(path);
         }
         documents
+    }
+
+    /// Whoever logs in must be somebody to this control plane: the issuer of the login is one of `identity` too.
+    fn login_is_believed(&mut self, root: &Spot, file: &File) {
+        let Some(control) = file.control.value() else { return };
+        let Some(login) = control.login.value() else { return };
+        let Some(issuer) = login.issuer.value() else { return };
+        let issuers = file.identity.value().and_then(|identity| identity.issuers.value()).into_iter().flatten();
+        // As they are written: a mistake elsewhere in one is reported there.
+        if issuers.filter_map(|item| item.value()?.issuer.value()).any(|other| other == issuer) {
+            return;
+        }
+        let at = root.key("control", &file.control).key("login", &control.login).key("issuer", &login.issuer);
+        let client = login.client_id.value().map_or("leasehold-cli", String::as_str);
+        let hint = format!(
+            "add `{{name: people, issuer: {issuer}, audience: [{client}], algorithm: …, keys: …}}` to `identity.issuers`"
+        );
+        self.fail(
+            &at,
+            format_args!("`{issuer}` is no issuer of `identity`, so nobody who logs in there is known"),
+            hint,
+        );
     }
 
     fn login(&mut self, at: &Spot, raw: &RawLogin) -> Option<Login> {

@@ -8,6 +8,7 @@ mod listeners;
 mod relay;
 mod service;
 mod source;
+mod sync;
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};

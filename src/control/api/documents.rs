@@ -12,12 +12,13 @@ use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::Api;
+use super::act::Trial;
 use super::caller::Caller;
 use super::input::{Body, Params, nothing_there};
 use super::page::Listed;
 use super::problem::{Problem, ProblemView};
 use super::sight::unexpected;
-use super::{Api, Trial};
 use crate::control::command::{Command, Reply};
 use crate::control::document::{API_VERSION, Document, Kind};
 use crate::control::store::{Rows, Store};

@@ -9,14 +9,14 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::Api;
+use super::act::{Act, Because, Trial, Wait};
 use super::caller::Caller;
 use super::input::{Body, Named, Params, Spoken, nothing_there};
 use super::page::{self, Listed, scan};
 use super::problem::{Problem, ProblemView};
-use super::requests::{Because, Wait};
 use super::sight::unexpected;
 use super::view::GrantView;
-use super::{Api, Trial};
 use crate::control::command::{Command, Reply};
 use crate::control::store::{GrantRow, Page, Rows, Selector, Store};
 use crate::domain::action::{ActionPattern, Scope};
@@ -138,16 +138,8 @@ async fn show(
     Params(wait): Params<Wait>,
 ) -> Result<Json<GrantView>, Problem> {
     let id = name.id(GrantId::new)?;
-    let until = wait.until()?;
-    let mut changes = api.engine.head();
-    loop {
-        changes.mark_unchanged();
-        let row = api.visible_grant(&caller, &id).await?;
-        let over = row.state != GrantState::Active;
-        if over || !matches!(tokio::time::timeout_at(until, changes.changed()).await, Ok(Ok(()))) {
-            return Ok(Json(GrantView::from(&row)));
-        }
-    }
+    let row = api.watch(&wait, || api.visible_grant(&caller, &id), |row| row.state != GrantState::Active).await?;
+    Ok(Json(GrantView::from(&row)))
 }
 
 impl Api {
@@ -162,22 +154,27 @@ impl Api {
         let request = rows.request(&row.request).await?;
         if request.is_some_and(|request| caller.approved(&request)) { Ok(row) } else { Err(nothing_there()) }
     }
+}
 
-    async fn changed_grant(&self, caller: &Caller, command: Command, trial: bool) -> Result<Json<GrantView>, Problem> {
-        let Reply::Grant(row) = self.run(caller, command, trial).await? else { return Err(unexpected()) };
+impl Act {
+    fn grant_id(&self) -> Result<GrantId, Problem> {
+        self.name.id(GrantId::new)
+    }
+
+    /// The grant that is named, if it is the caller's to see.
+    async fn grant(&self) -> Result<GrantRow, Problem> {
+        self.api.visible_grant(&self.caller, &self.grant_id()?).await
+    }
+
+    async fn changed(&self, command: Command) -> Result<Json<GrantView>, Problem> {
+        let Reply::Grant(row) = self.run(command).await? else { return Err(unexpected()) };
         Ok(Json(GrantView::from(&*row)))
     }
 
     /// Runs what ends a grant, and shows it as it is then.
-    async fn ended(
-        &self,
-        caller: &Caller,
-        id: &GrantId,
-        command: Command,
-        trial: bool,
-    ) -> Result<Json<GrantView>, Problem> {
-        self.run(caller, command, trial).await?;
-        let row = self.store.view().await?.grant(id).await?.ok_or_else(nothing_there)?;
+    async fn ended(&self, id: &GrantId, command: Command) -> Result<Json<GrantView>, Problem> {
+        self.run(command).await?;
+        let row = self.api.store.view().await?.grant(id).await?.ok_or_else(nothing_there)?;
         Ok(Json(GrantView::from(&row)))
     }
 }
@@ -187,18 +184,10 @@ impl Api {
     responses(
         (status = 200, description = "The grant as it is now", body = GrantView),
         (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
-async fn revoke(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    name: Named,
-    Params(trial): Params<Trial>,
-    Spoken(because): Spoken<Because>,
-) -> Result<Json<GrantView>, Problem> {
-    let id = name.id(GrantId::new)?;
-    api.visible_grant(&caller, &id).await?;
+async fn revoke(act: Act, Spoken(because): Spoken<Because>) -> Result<Json<GrantView>, Problem> {
+    let id = act.grant().await?.grant.id;
     let selector = Selector { grant: Some(id.clone()), ..Selector::default() };
-    let command = Command::Revoke { selector, reason: because.read()? };
-    api.ended(&caller, &id, command, trial.dry_run).await
+    act.ended(&id, Command::Revoke { selector, reason: because.read()? }).await
 }
 
 #[utoipa::path(post, path = "/v1/grants/{id}/release", tag = "grants", operation_id = "release", summary = "Give a grant back",
@@ -206,17 +195,10 @@ async fn revoke(
     responses(
         (status = 200, description = "The grant as it is now", body = GrantView),
         (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
-async fn release(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    name: Named,
-    Params(trial): Params<Trial>,
-    Spoken(because): Spoken<Because>,
-) -> Result<Json<GrantView>, Problem> {
-    let id = name.id(GrantId::new)?;
+async fn release(act: Act, Spoken(because): Spoken<Because>) -> Result<Json<GrantView>, Problem> {
     because.read()?;
-    api.visible_grant(&caller, &id).await?;
-    api.ended(&caller, &id, Command::Release(id.clone()), trial.dry_run).await
+    let id = act.grant().await?.grant.id;
+    act.ended(&id, Command::Release(id.clone())).await
 }
 
 /// What a grant is narrowed to; what is absent stays.
@@ -241,15 +223,8 @@ struct Reduce {
     responses(
         (status = 200, description = "The grant as it is now, or the one that took its place", body = GrantView),
         (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
-async fn reduce(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    name: Named,
-    Params(trial): Params<Trial>,
-    Body(to): Body<Reduce>,
-) -> Result<Json<GrantView>, Problem> {
-    let id = name.id(GrantId::new)?;
-    let row = api.visible_grant(&caller, &id).await?;
+async fn reduce(act: Act, Body(to): Body<Reduce>) -> Result<Json<GrantView>, Problem> {
+    let row = act.grant().await?;
     let bad = |error: &dyn std::fmt::Display| Problem::invalid("invalid_field", error);
     let scope = match (&to.actions, &to.resources) {
         (None, None) => None,
@@ -271,7 +246,7 @@ async fn reduce(
     };
     let expires_at = to.expires_at.as_deref().map(Timestamp::parse).transpose().map_err(|e| bad(&e))?;
     let narrower = Narrower { expires_at, uses_max: to.uses_max, scope };
-    api.changed_grant(&caller, Command::Reduce(id, narrower), trial.dry_run).await
+    act.changed(Command::Reduce(row.grant.id, narrower)).await
 }
 
 /// One use of a counted grant.
@@ -289,15 +264,8 @@ struct Use {
     responses(
         (status = 200, description = "The use was taken", body = GrantView),
         (status = "4XX", description = "Refused; no use was taken", body = ProblemView, content_type = "application/problem+json")))]
-async fn consume(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    name: Named,
-    Params(trial): Params<Trial>,
-    Body(said): Body<Use>,
-) -> Result<Json<GrantView>, Problem> {
-    let grant = name.id(GrantId::new)?;
-    api.changed_grant(&caller, Command::Consume { grant, use_id: said.use_id }, trial.dry_run).await
+async fn consume(act: Act, Body(said): Body<Use>) -> Result<Json<GrantView>, Problem> {
+    act.changed(Command::Consume { grant: act.grant_id()?, use_id: said.use_id }).await
 }
 
 /// What was found about a break-glass grant.
@@ -314,18 +282,12 @@ struct Found {
     responses(
         (status = 200, description = "The grant with its review", body = GrantView),
         (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
-async fn review(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    name: Named,
-    Params(trial): Params<Trial>,
-    Body(found): Body<Found>,
-) -> Result<Json<GrantView>, Problem> {
-    let grant = name.id(GrantId::new)?;
+async fn review(act: Act, Body(found): Body<Found>) -> Result<Json<GrantView>, Problem> {
+    let grant = act.grant_id()?;
     if found.note.trim().is_empty() || found.note.len() > 2_000 {
         return Err(Problem::invalid("note", "`note` has 1 to 2,000 bytes"));
     }
-    api.changed_grant(&caller, Command::Review { grant, note: found.note }, trial.dry_run).await
+    act.changed(Command::Review { grant, note: found.note }).await
 }
 
 /// Which grants are meant: all criteria that are given must hold.
@@ -353,6 +315,12 @@ struct Which {
 struct EndedGrants {
     /// Their ids.
     ended: Vec<String>,
+    /// At which revision the last of them did: where that is enforced, all are. Absent where none did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
+    /// At which revision the first of them did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<u64>,
 }
 
 #[utoipa::path(post, path = "/v1/revocations", tag = "grants", operation_id = "revoke_selected", summary = "Take many grants away at once",
@@ -377,5 +345,6 @@ async fn revoke_selected(
     let reason = Because { reason: which.reason }.read()?;
     let reply = api.run(&caller, Command::Revoke { selector, reason }, trial.dry_run).await?;
     let Reply::Ended(ids) = reply else { return Err(unexpected()) };
-    Ok(Json(EndedGrants { ended: ids.iter().map(ToString::to_string).collect() }))
+    let (from, revision) = if trial.dry_run { (None, None) } else { api.span(&ids).await? };
+    Ok(Json(EndedGrants { ended: ids.iter().map(ToString::to_string).collect(), revision, from }))
 }

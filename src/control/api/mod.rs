@@ -8,11 +8,13 @@
 
 #![allow(unused_qualifications, reason = "what utoipa makes of `params(…)` is qualified")]
 
+mod act;
 mod authzen;
 mod caller;
 mod documents;
 mod grants;
 mod input;
+mod metrics;
 mod openapi;
 mod overlay;
 mod page;
@@ -21,17 +23,19 @@ mod problem;
 mod records;
 mod requests;
 pub mod serve;
+mod sidecars;
 mod sight;
 mod view;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::from_fn_with_state;
 use http::StatusCode;
+use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::{ContextV7, Uuid};
@@ -43,6 +47,7 @@ use caller::Limits;
 use problem::Problem;
 
 use super::engine::Engine;
+use super::publish::{Enrolment, Reports};
 use super::store::sql::SqlStore;
 use crate::domain::time::Clock;
 use crate::identity::Verifier;
@@ -75,6 +80,12 @@ pub struct Parts {
     pub calls_per_second: NonZeroU32,
     /// Where people log in.
     pub login: Option<Login>,
+    /// Where ends are enforced.
+    pub reports: Arc<Reports>,
+    /// Where sidecars join, if we sign for them.
+    pub enrolment: Option<Arc<Enrolment>>,
+    /// Where what is counted of calls is registered.
+    pub registry: Registry,
 }
 
 /// The API's state.
@@ -89,6 +100,8 @@ struct Api {
     limits: Limits,
     login: Option<Login>,
     ids: std::sync::Mutex<ContextV7>,
+    reports: Arc<Reports>,
+    enrolment: Option<Arc<Enrolment>>,
 }
 
 impl Api {
@@ -102,11 +115,12 @@ impl Api {
     }
 }
 
-/// Longest wait that a caller can ask for.
-const WAIT_MAX: Duration = Duration::from_secs(60);
-
 /// The whole API.
-pub fn router(parts: Parts) -> Router {
+///
+/// # Errors
+/// Another one counts in the same registry.
+pub fn router(parts: Parts) -> prometheus::Result<Router> {
+    let counted = Arc::new(metrics::Counted::new(&parts.registry)?);
     let api = Arc::new(Api {
         engine: parts.engine,
         store: parts.store,
@@ -117,23 +131,17 @@ pub fn router(parts: Parts) -> Router {
         limits: Limits::new(parts.calls_per_second),
         login: parts.login,
         ids: std::sync::Mutex::new(ContextV7::new()),
+        reports: parts.reports,
+        enrolment: parts.enrolment,
     });
     let (router, _) = openapi::routes().split_for_parts();
-    router
+    let router = router
         .fallback(async || input::nothing_there())
         .method_not_allowed_fallback(async || {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path has no such method")
         })
         .layer(DefaultBodyLimit::max(input::BODY_MAX))
-        .with_state(api)
-}
-
-/// Whether what would come of a call is only looked at.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct Trial {
-    /// With `true` nothing is changed, and the answer says what would have come of it.
-    #[serde(default)]
-    dry_run: bool,
+        .layer(from_fn_with_state(counted, metrics::count))
+        .with_state(api);
+    Ok(router)
 }

@@ -29,6 +29,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
         .merge(super::requests::routes())
         .merge(super::grants::routes())
         .merge(super::overlay::routes())
+        .merge(super::sidecars::routes())
         .merge(super::policy::routes())
         .merge(super::records::routes())
         .merge(super::authzen::routes())

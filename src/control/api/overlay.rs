@@ -10,13 +10,14 @@ use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::Api;
+use super::act::{Act, Trial};
 use super::caller::Caller;
 use super::input::{Body, Named, Params, Spoken, nothing_there};
 use super::page::Listed;
 use super::problem::{Problem, ProblemView};
 use super::sight::unexpected;
 use super::view::TaskView;
-use super::{Api, Trial};
 use crate::control::command::{Command, Reply, TaskSaid};
 use crate::control::store::{Rows, Store};
 use crate::domain::action::ActionPattern;
@@ -72,6 +73,10 @@ struct LockView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     expires_at: Option<String>,
+    /// The revision at which it was put in force; in the answer to that only.
+    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    #[schema(read_only)]
+    revision: Option<u64>,
 }
 
 impl From<&Lock> for LockView {
@@ -87,6 +92,7 @@ impl From<&Lock> for LockView {
             all: stops_everything(lock),
             message: lock.message.clone(),
             expires_at: lock.expires_at.map(|end| end.to_string()),
+            revision: None,
         }
     }
 }
@@ -151,8 +157,11 @@ async fn lock(
     Body(lock): Body<LockView>,
 ) -> Result<(StatusCode, Json<LockView>), Problem> {
     let command = Command::Lock(Box::new(lock.read(&api)?));
-    let Reply::Lock(lock) = api.run(&caller, command, trial.dry_run).await? else { return Err(unexpected()) };
-    Ok((StatusCode::CREATED, Json(LockView::from(&*lock))))
+    let Reply::Lock(lock, revision) = api.run(&caller, command, trial.dry_run).await? else {
+        return Err(unexpected());
+    };
+    let revision = (!trial.dry_run).then_some(revision.0);
+    Ok((StatusCode::CREATED, Json(LockView { revision, ..LockView::from(&*lock) })))
 }
 
 #[utoipa::path(delete, path = "/v1/locks/{id}", tag = "locks", operation_id = "unlock", summary = "Lift a lock",
@@ -160,14 +169,9 @@ async fn lock(
     responses(
         (status = 204, description = "It is lifted"),
         (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
-async fn unlock(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    name: Named,
-    Params(trial): Params<Trial>,
-) -> Result<StatusCode, Problem> {
-    caller.must_administer("admin:lock", api.now())?;
-    api.run(&caller, Command::Unlock(name.id(LockId::new)?), trial.dry_run).await?;
+async fn unlock(act: Act) -> Result<StatusCode, Problem> {
+    act.caller.must_administer("admin:lock", act.api.now())?;
+    act.run(Command::Unlock(act.name.id(LockId::new)?)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -194,6 +198,12 @@ struct TaskOutcome {
     task: TaskView,
     /// The grants that ended with it.
     ended: Vec<String>,
+    /// At which revision the last of them did: where that is enforced, all are. Absent where none did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    revision: Option<u64>,
+    /// At which revision the first of them did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<u64>,
 }
 
 #[utoipa::path(get, path = "/v1/tasks/{reference}", tag = "tasks", operation_id = "show_task", summary = "Show a task",
@@ -211,34 +221,27 @@ async fn task(State(api): State<Arc<Api>>, caller: Caller, name: Named) -> Resul
     Ok(Json(TaskView::from(&task)))
 }
 
-impl Api {
-    async fn task_said(
-        &self,
-        caller: &Caller,
-        name: &Named,
-        said: Said,
-        event: TaskEvent,
-        trial: bool,
-    ) -> Result<Json<TaskOutcome>, Problem> {
+impl Act {
+    async fn task_said(&self, said: Said, event: TaskEvent) -> Result<Json<TaskOutcome>, Problem> {
         let bad = |error: &dyn std::fmt::Display| Problem::invalid("invalid_field", error);
-        caller.must_administer("admin:task", self.now())?;
+        self.caller.must_administer("admin:task", self.api.now())?;
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'_' | b'-');
         if said.kind.len() > 64 || !said.kind.bytes().all(plain) {
             return Err(Problem::invalid("kind", "`kind` is up to 64 of a-z, 0-9, `_` and `-`"));
         }
         let at = said.at.as_deref().map(Timestamp::parse).transpose().map_err(|e| bad(&e))?;
         let said = TaskSaid {
-            task: TaskRef::new(&name.0).map_err(|e| bad(&e))?,
+            task: TaskRef::new(&self.name.0).map_err(|e| bad(&e))?,
             event,
-            at: at.unwrap_or_else(|| self.now()),
+            at: at.unwrap_or_else(|| self.api.now()),
             kind: said.kind,
             until: said.until.as_deref().map(Timestamp::parse).transpose().map_err(|e| bad(&e))?,
         };
-        let Reply::Task(task, ended) = self.run(caller, Command::Task(said), trial).await? else {
-            return Err(unexpected());
-        };
+        let trial = self.trial;
+        let Reply::Task(task, ended) = self.run(Command::Task(said)).await? else { return Err(unexpected()) };
+        let (from, revision) = if trial { (None, None) } else { self.api.span(&ended).await? };
         let ended = ended.iter().map(ToString::to_string).collect();
-        Ok(Json(TaskOutcome { task: TaskView::from(&task), ended }))
+        Ok(Json(TaskOutcome { task: TaskView::from(&task), ended, revision, from }))
     }
 }
 
@@ -248,14 +251,8 @@ impl Api {
     responses(
         (status = 200, description = "The task, and what ended", body = TaskOutcome),
         (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
-async fn close(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    name: Named,
-    Params(trial): Params<Trial>,
-    Spoken(said): Spoken<Said>,
-) -> Result<Json<TaskOutcome>, Problem> {
-    api.task_said(&caller, &name, said, TaskEvent::Closed, trial.dry_run).await
+async fn close(act: Act, Spoken(said): Spoken<Said>) -> Result<Json<TaskOutcome>, Problem> {
+    act.task_said(said, TaskEvent::Closed).await
 }
 
 #[utoipa::path(post, path = "/v1/tasks/{reference}/open", tag = "tasks", operation_id = "open_task", summary = "Say that a task is open",
@@ -263,12 +260,6 @@ async fn close(
     responses(
         (status = 200, description = "The task", body = TaskOutcome),
         (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
-async fn open(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    name: Named,
-    Params(trial): Params<Trial>,
-    Spoken(said): Spoken<Said>,
-) -> Result<Json<TaskOutcome>, Problem> {
-    api.task_said(&caller, &name, said, TaskEvent::Opened, trial.dry_run).await
+async fn open(act: Act, Spoken(said): Spoken<Said>) -> Result<Json<TaskOutcome>, Problem> {
+    act.task_said(said, TaskEvent::Opened).await
 }

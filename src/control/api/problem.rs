@@ -20,12 +20,15 @@ pub(super) struct ProblemView {
     title: &'static str,
     /// The HTTP status.
     status: u16,
-    /// A sentence for people, with what to do next.
+    /// A sentence for people, with what to do next where that is not the hint.
     detail: String,
     /// A stable word for programs, such as `self_approval`.
     code: &'static str,
-    /// Whether the same call may succeed later without a change.
+    /// Whether the same call may succeed later without anybody doing something about it.
     retryable: bool,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'static str>,
 }
 
 /// A refusal on its way out.
@@ -34,12 +37,15 @@ pub(super) struct Problem {
     status: StatusCode,
     code: &'static str,
     detail: String,
+    retryable: bool,
+    hint: Option<&'static str>,
 }
 
 impl Problem {
     /// A problem of that status.
     pub(super) fn new(status: StatusCode, code: &'static str, detail: impl std::fmt::Display) -> Self {
-        Self { status, code, detail: detail.to_string() }
+        let retryable = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        Self { status, code, detail: detail.to_string(), retryable, hint: None }
     }
 
     /// What was sent says something that cannot be.
@@ -69,7 +75,9 @@ fn status(kind: Kind) -> StatusCode {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        Self::new(status(refusal.kind), refusal.code, refusal.detail)
+        let retryable = refusal.kind == Kind::Unavailable;
+        let hint = refusal.hint;
+        Self { retryable, hint, ..Self::new(status(refusal.kind), refusal.code, refusal.detail) }
     }
 }
 
@@ -83,8 +91,7 @@ impl From<StoreError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Self { status, code, detail } = self;
-        let retryable = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE);
+        let Self { status, code, detail, retryable, hint } = self;
         let view = ProblemView {
             kind: format!("urn:leasehold:problem:{}", code.replace('_', "-")),
             title: status.canonical_reason().unwrap_or("Refused"),
@@ -92,6 +99,7 @@ impl IntoResponse for Problem {
             detail,
             code,
             retryable,
+            hint,
         };
         let mut response = (status, Json(view)).into_response();
         let headers = response.headers_mut();

@@ -1,7 +1,6 @@
 //! Elevation requests: asked, looked at, decided, taken back.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -12,13 +11,14 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::Api;
+use super::act::{Act, Because, Trial, Wait};
 use super::caller::Caller;
 use super::input::{Exact, Named, Params, Spoken, nothing_there};
 use super::page::{self, Listed, scan};
 use super::problem::{Problem, ProblemView};
 use super::sight::{unexpected, with_version};
 use super::view::RequestView;
-use super::{Api, Trial, WAIT_MAX};
 use crate::control::command::{Ask, Command, Idempotency, Reply};
 use crate::control::store::{Page, RequestRow, Rows, Store};
 use crate::domain::action::ActionPattern;
@@ -207,26 +207,6 @@ async fn list(
     }))
 }
 
-/// How long to wait for something to happen.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct Wait {
-    /// Answers when the state is another one, or after this long: `30s`, at most `60s`.
-    wait: Option<String>,
-}
-
-impl Wait {
-    /// Until when.
-    pub(super) fn until(&self) -> Result<tokio::time::Instant, Problem> {
-        let Some(text) = &self.wait else { return Ok(tokio::time::Instant::now()) };
-        let seconds = text.strip_suffix('s').unwrap_or(text).parse().ok().map(Duration::from_secs);
-        let wait = seconds.filter(|wait| *wait <= WAIT_MAX && text.bytes().all(|b| b.is_ascii_digit() || b == b's'));
-        let wait = wait.ok_or_else(|| Problem::invalid("wait", "`wait` is `0s` to `60s`"))?;
-        Ok(tokio::time::Instant::now() + wait)
-    }
-}
-
 #[utoipa::path(get, path = "/v1/requests/{id}", tag = "requests", operation_id = "show_request", summary = "Show a request",
     params(("id" = String, Path), Wait),
     responses(
@@ -239,16 +219,8 @@ async fn show(
     Params(wait): Params<Wait>,
 ) -> Result<Response, Problem> {
     let id = name.id(RequestId::new)?;
-    let until = wait.until()?;
-    let mut changes = api.engine.head();
-    loop {
-        changes.mark_unchanged();
-        let row = api.visible(&caller, &id).await?;
-        let over = !row.elevation.is_pending();
-        if over || !matches!(tokio::time::timeout_at(until, changes.changed()).await, Ok(Ok(()))) {
-            return Ok(with_version(StatusCode::OK, row.version, RequestView::from(&row)));
-        }
-    }
+    let row = api.watch(&wait, || api.visible(&caller, &id), |row| !row.elevation.is_pending()).await?;
+    Ok(with_version(StatusCode::OK, row.version, RequestView::from(&row)))
 }
 
 impl Api {
@@ -257,26 +229,6 @@ impl Api {
         caller.known()?;
         let row = self.store.view().await?.request(id).await?;
         row.filter(|row| caller.sees_request(row, self.now())).ok_or_else(nothing_there)
-    }
-}
-
-/// Why something is done.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Because {
-    /// In the caller's words.
-    #[serde(default)]
-    #[schema(max_length = 2_000)]
-    pub(super) reason: String,
-}
-
-impl Because {
-    /// The words, if they are not too many.
-    pub(super) fn read(self) -> Result<String, Problem> {
-        if self.reason.len() > 2_000 {
-            return Err(Problem::invalid("reason_too_long", "`reason` has at most 2,000 bytes"));
-        }
-        Ok(self.reason)
     }
 }
 
@@ -303,18 +255,9 @@ fn seen(headers: &HeaderMap) -> Result<u64, Problem> {
         (status = 412, description = "It is not what you saw", body = ProblemView, content_type = "application/problem+json"),
         (status = 428, description = "`If-Match` is missing", body = ProblemView, content_type = "application/problem+json"),
         (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
-async fn approve(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    name: Named,
-    Params(trial): Params<Trial>,
-    headers: HeaderMap,
-    Spoken(because): Spoken<Because>,
-) -> Result<Response, Problem> {
-    let request = name.id(RequestId::new)?;
-    api.visible(&caller, &request).await?;
-    let command = Command::Approve { request, seen: seen(&headers)?, reason: because.read()? };
-    api.decided(&caller, command, trial.dry_run).await
+async fn approve(act: Act, headers: HeaderMap, Spoken(because): Spoken<Because>) -> Result<Response, Problem> {
+    let request = act.request().await?;
+    act.decided(Command::Approve { request, seen: seen(&headers)?, reason: because.read()? }).await
 }
 
 #[utoipa::path(post, path = "/v1/requests/{id}/deny", tag = "requests", operation_id = "deny", summary = "Say no to a request",
@@ -322,16 +265,9 @@ async fn approve(
     responses(
         (status = 200, description = "Where it stands now", body = RequestView),
         (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
-async fn deny(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    name: Named,
-    Params(trial): Params<Trial>,
-    Spoken(because): Spoken<Because>,
-) -> Result<Response, Problem> {
-    let request = name.id(RequestId::new)?;
-    api.visible(&caller, &request).await?;
-    api.decided(&caller, Command::Deny { request, reason: because.read()? }, trial.dry_run).await
+async fn deny(act: Act, Spoken(because): Spoken<Because>) -> Result<Response, Problem> {
+    let request = act.request().await?;
+    act.decided(Command::Deny { request, reason: because.read()? }).await
 }
 
 #[utoipa::path(post, path = "/v1/requests/{id}/cancel", tag = "requests", operation_id = "cancel", summary = "Take a request back",
@@ -339,21 +275,21 @@ async fn deny(
     responses(
         (status = 200, description = "Where it stands now", body = RequestView),
         (status = "4XX", description = "Refused", body = ProblemView, content_type = "application/problem+json")))]
-async fn cancel(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    name: Named,
-    Params(trial): Params<Trial>,
-    Spoken(because): Spoken<Because>,
-) -> Result<Response, Problem> {
-    let request = name.id(RequestId::new)?;
-    api.visible(&caller, &request).await?;
-    api.decided(&caller, Command::Cancel { request, reason: because.read()? }, trial.dry_run).await
+async fn cancel(act: Act, Spoken(because): Spoken<Because>) -> Result<Response, Problem> {
+    let request = act.request().await?;
+    act.decided(Command::Cancel { request, reason: because.read()? }).await
 }
 
-impl Api {
-    async fn decided(&self, caller: &Caller, command: Command, trial: bool) -> Result<Response, Problem> {
-        let Reply::Request(row, _) = self.run(caller, command, trial).await? else { return Err(unexpected()) };
+impl Act {
+    /// The request that is named, if it is the caller's to see.
+    async fn request(&self) -> Result<RequestId, Problem> {
+        let id = self.name.id(RequestId::new)?;
+        self.api.visible(&self.caller, &id).await?;
+        Ok(id)
+    }
+
+    async fn decided(&self, command: Command) -> Result<Response, Problem> {
+        let Reply::Request(row, _) = self.run(command).await? else { return Err(unexpected()) };
         Ok(with_version(StatusCode::OK, row.version, RequestView::from(&*row)))
     }
 }

@@ -4,12 +4,12 @@ mod notices;
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::document::{Actions, Class, Document, Kind, PolicySpec, PrincipalKind, PrincipalSpec, Spec};
-use super::route::schema::Backends;
+use super::document::{Actions, Class, Document, Kind, PolicySpec, PrincipalSpec, Spec};
 use super::route::{Actor, Policies, load};
 use crate::domain::entitlement::Entitlement;
 use crate::domain::id::{ActionName, BackendName, EntitlementName};
-use crate::domain::principal::Principal;
+use crate::domain::principal::{Principal, PrincipalKind, PrincipalMap};
+use crate::guardrail::{Backends, GuardrailBundle};
 
 /// The group whose members may do everything that an admin may.
 pub const ADMINS: &str = "leasehold.admins";
@@ -28,9 +28,8 @@ pub struct Catalogue {
     pub policies: Policies,
     /// How often documents changed before this.
     pub generation: u64,
-    principals: HashMap<String, PrincipalSpec>,
-    /// The longest first.
-    patterns: Vec<PrincipalSpec>,
+    principals: PrincipalMap<PrincipalSpec>,
+    sidecars: HashMap<BackendName, Vec<String>>,
 }
 
 /// Somebody who is known here.
@@ -67,6 +66,7 @@ struct Declared {
     principals: Vec<PrincipalSpec>,
     entitlements: BTreeMap<EntitlementName, Entitlement>,
     policies: BTreeMap<String, PolicySpec>,
+    sidecars: HashMap<BackendName, Vec<String>>,
     errors: Vec<String>,
 }
 
@@ -83,7 +83,7 @@ impl Catalogue {
             }
         }
         let backends = declared.actions();
-        let Declared { principals, entitlements, policies, mut errors, .. } = declared;
+        let Declared { principals, entitlements, policies, sidecars, mut errors, .. } = declared;
         errors.extend(entitlements.values().filter_map(|entitlement| check(entitlement, &backends).err()));
         errors.extend(same_principals(&principals));
         // What is wrong with a policy may be what is wrong with a backend it names: the first is said, and once.
@@ -91,21 +91,36 @@ impl Catalogue {
             return Err(errors);
         }
         let policies = load(&policies, &backends, &entitlements).map_err(|error| error.0)?;
-        let (mut patterns, exact): (Vec<_>, Vec<_>) = principals.into_iter().partition(|s| s.principal.ends_with('*'));
-        patterns.sort_by_key(|spec| std::cmp::Reverse(spec.principal.len()));
-        let principals = exact.into_iter().map(|spec| (spec.principal.clone(), spec)).collect();
-        Ok(Self { backends, entitlements, policies, generation, principals, patterns })
+        let principals = principals.into_iter().map(|spec| (spec.principal.as_str().into(), spec)).collect();
+        Ok(Self { backends, entitlements, policies, generation, principals, sidecars })
     }
 
     /// Every Principal that was declared.
     pub fn principals(&self) -> impl Iterator<Item = &PrincipalSpec> {
-        self.principals.values().chain(&self.patterns)
+        self.principals.values()
+    }
+
+    /// The guardrails, for who enforces them: the documents, and of the others what they look at.
+    pub fn guardrail_bundle(&self) -> GuardrailBundle {
+        let (guardrails, documents) = self.policies.bundled();
+        let people = self.principals.values();
+        let people = people.map(|p| (p.principal.as_str(), p.kind, p.groups.as_slice(), p.owner.as_deref()));
+        GuardrailBundle::new(documents, &self.backends, guardrails.needs(), people)
+    }
+
+    /// Whether a sidecar may follow a backend, and take uses of its grants.
+    pub fn may_follow(&self, sidecar: &Principal, backend: &BackendName) -> bool {
+        self.sidecars.get(backend).is_some_and(|listed| listed.iter().any(|listed| is_listed(sidecar, listed)))
+    }
+
+    /// Whether some backend names that sidecar.
+    pub fn is_sidecar(&self, sidecar: &Principal) -> bool {
+        self.sidecars.values().flatten().any(|listed| is_listed(sidecar, listed))
     }
 
     /// Who somebody is: by the exact name, else by the longest pattern.
     pub fn know(&self, principal: &Principal) -> Option<Known> {
-        let text = principal.as_str();
-        if text == LOCAL_ADMIN {
+        if principal.as_str() == LOCAL_ADMIN {
             return Some(Known {
                 principal: principal.clone(),
                 kind: PrincipalKind::User,
@@ -116,10 +131,7 @@ impl Catalogue {
                 grants_max: PrincipalSpec::GRANTS_MAX_DEFAULT,
             });
         }
-        let within = |spec: &&PrincipalSpec| {
-            spec.principal.strip_suffix('*').is_some_and(|prefix| text.len() > prefix.len() && text.starts_with(prefix))
-        };
-        let spec = self.principals.get(text).or_else(|| self.patterns.iter().find(within))?;
+        let spec = self.principals.get(principal)?;
         Some(Known {
             principal: principal.clone(),
             kind: spec.kind,
@@ -137,8 +149,9 @@ impl Declared {
         let name = &document.metadata.name;
         match document.read()? {
             Spec::ActionMap(actions) => drop(self.maps.insert(name.clone(), actions)),
-            Spec::Backend(actions) => {
+            Spec::Backend(actions, sidecars) => {
                 let name = BackendName::new(name).map_err(|error| error.to_string())?;
+                self.sidecars.insert(name.clone(), sidecars);
                 self.backends.insert(name, actions);
             }
             Spec::Principal(spec) => self.principals.push(spec),
@@ -168,6 +181,14 @@ impl Declared {
             all.insert(name, actions);
         }
         all
+    }
+}
+
+fn is_listed(sidecar: &Principal, listed: &str) -> bool {
+    let text = sidecar.as_str();
+    match listed.strip_suffix('*') {
+        Some(prefix) => text.len() > prefix.len() && text.starts_with(prefix),
+        None => listed == text,
     }
 }
 

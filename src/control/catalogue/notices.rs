@@ -39,7 +39,7 @@ impl Catalogue {
     /// The members of each group by their documents.
     fn members(&self) -> BTreeMap<&str, Vec<&PrincipalSpec>> {
         let mut members: BTreeMap<&str, Vec<&PrincipalSpec>> = BTreeMap::new();
-        for spec in self.principals.values().chain(&self.patterns).filter(|spec| !spec.disabled) {
+        for spec in self.principals.values().filter(|spec| !spec.disabled) {
             for group in &spec.groups {
                 members.entry(group).or_default().push(spec);
             }

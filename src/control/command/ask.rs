@@ -8,7 +8,7 @@ use serde_json::json;
 use super::renew::chain_until;
 use super::{Failed, Reply, Work};
 use crate::control::catalogue::Known;
-use crate::control::refusal::{Kind, Refusal};
+use crate::control::refusal::Refusal;
 use crate::control::route::{Asked, Ruling, Verdict};
 use crate::control::store::{Change, EndReason, GrantRow, REPEATS_AFTER_END, RequestRow, Review, Rows, Write};
 use crate::domain::action::{ActionPattern, Scope};
@@ -87,10 +87,11 @@ impl<R: Rows> Work<'_, R> {
         let held = held.saturating_sub(u32::from(renewed.is_some()));
         if held >= entitlement.concurrent_max {
             let detail = format!(
-                "`{}` has {held} active grants or pending requests of `{}` and may have {}: release one first",
+                "`{}` has {held} active grants or pending requests of `{}` and may have {}",
                 request.subject, request.entitlement, entitlement.concurrent_max
             );
-            return Err(Refusal::new(Kind::Limited, "too_many", detail).into());
+            let hint = "release one of these grants or cancel one of these requests, then ask again";
+            return Err(Refusal::limited("too_many", detail, hint).into());
         }
         if renewed.is_none() {
             self.check_grants_max(&subject).await?;
@@ -116,8 +117,9 @@ impl<R: Rows> Work<'_, R> {
         if held < subject.grants_max {
             return Ok(());
         }
-        let detail = format!("`{}` holds {held} active grants, all that it may: release one first", subject.principal);
-        Err(Refusal::new(Kind::Limited, "too_many_grants", detail).into())
+        let detail = format!("`{}` holds {held} active grants, all that it may", subject.principal);
+        let hint = "release one of these grants, then ask again";
+        Err(Refusal::limited("too_many_grants", detail, hint).into())
     }
 
     async fn asked_before(&mut self, ask: &Ask) -> Result<Option<Reply>, Failed> {

@@ -12,6 +12,7 @@ use crate::domain::entitlement::{Narrower, reduce};
 use crate::domain::grant::GrantState;
 use crate::domain::id::GrantId;
 use crate::domain::task::Task;
+use crate::sync::server::Use;
 
 /// Most that one sweep records; the next takes the rest.
 const SWEEP_MAX: u32 = 500;
@@ -134,15 +135,38 @@ impl<R: Rows> Work<'_, R> {
         if row.state != GrantState::Active || row.grant.window.expires_at <= self.now {
             return Err(Refusal::conflict("ended", format_args!("grant `{id}` is {}", row.state)).into());
         }
+        Ok(Reply::Grant(Box::new(self.count_use(row, use_id))))
+    }
+
+    /// As [`Work::consume`], for a sidecar that may follow the grant's backend.
+    pub(super) async fn take_use(&mut self, id: &GrantId, use_id: &str) -> Result<Reply, Failed> {
+        let row = self.rows.grant(id).await?;
+        let row = row.filter(|row| self.catalogue.may_follow(self.actor, &row.grant.backend));
+        let row = row.ok_or_else(|| Refusal::not_found("grant", id))?;
+        if self.rows.used(id, use_id).await? {
+            return Ok(Reply::Used(Use::Taken));
+        }
+        if row.state == GrantState::Exhausted {
+            return Ok(Reply::Used(Use::Exhausted));
+        }
+        if row.state != GrantState::Active || row.grant.window.expires_at <= self.now {
+            return Ok(Reply::Used(Use::Ended));
+        }
+        self.count_use(row, use_id);
+        Ok(Reply::Used(Use::Taken))
+    }
+
+    fn count_use(&mut self, row: GrantRow, use_id: &str) -> GrantRow {
+        let id = row.grant.id.clone();
         let row = GrantRow { uses: row.uses + 1, ..row };
         let keep_until = row.grant.window.expires_at.plus(REPEATS_AFTER_END);
         self.plan.note(Write::Use { grant: id.clone(), use_id: use_id.to_owned(), keep_until });
         if row.grant.uses_max.is_some_and(|most| row.uses >= most) {
-            return Ok(Reply::Grant(Box::new(self.end(row, EndReason::Exhausted))));
+            return self.end(row, EndReason::Exhausted);
         }
         let detail = json!({"use": use_id, "uses": row.uses});
         self.plan.transition(Write::Grant(Box::new(row.clone())), None, "grant.used", id.as_str(), detail);
-        Ok(Reply::Grant(Box::new(row)))
+        row
     }
 
     pub(super) async fn review(&mut self, id: &GrantId, note: &str) -> Result<Reply, Failed> {

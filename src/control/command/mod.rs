@@ -21,11 +21,12 @@ use super::document::{Document, Kind};
 use super::refusal::Refusal;
 use super::store::{Change, GrantRow, Plan, RequestRow, Rows, Selector, StoreError, Write};
 use crate::domain::entitlement::Narrower;
-use crate::domain::id::{GrantId, LockId, RequestId, TaskRef};
+use crate::domain::id::{GrantId, LockId, RequestId, Revision, TaskRef};
 use crate::domain::lock::Lock;
 use crate::domain::principal::Principal;
 use crate::domain::task::{Task, TaskEvent};
 use crate::domain::time::Timestamp;
+use crate::sync::server::Use;
 
 /// What somebody wants done.
 #[derive(Debug, Clone)]
@@ -77,6 +78,13 @@ pub enum Command {
         /// The use: said again, it is the same one.
         use_id: String,
     },
+    /// Take a use of a counted grant, as a sidecar of its backend.
+    Use {
+        /// Which grant.
+        grant: GrantId,
+        /// The use: said again, it is the same one.
+        use_id: String,
+    },
     /// Say what one found about a break-glass grant.
     Review {
         /// Which grant.
@@ -94,6 +102,15 @@ pub enum Command {
     LogIn {
         /// By what proof.
         by: &'static str,
+    },
+    /// Record that a sidecar is let in, or is to be.
+    Enrol {
+        /// Which.
+        sidecar: Principal,
+        /// What happened: `sidecar.token_made` is for admins; of what follows on it, the token was the proof.
+        event: &'static str,
+        /// The rest of it.
+        detail: Value,
     },
     /// Record what time has ended.
     Sweep,
@@ -125,10 +142,12 @@ pub enum Reply {
     Request(Box<RequestRow>, Option<Box<GrantRow>>),
     /// How a grant is now.
     Grant(Box<GrantRow>),
+    /// What came of asking for a use.
+    Used(Use),
     /// Which grants were ended.
     Ended(Vec<GrantId>),
-    /// A lock as it is in force.
-    Lock(Box<Lock>),
+    /// A lock as it is in force, and since which revision.
+    Lock(Box<Lock>, Revision),
     /// Nothing more to say.
     Done,
     /// How a task is now, and what its end ended.
@@ -191,11 +210,13 @@ pub async fn execute<R: Rows>(
         Command::Revoke { selector, reason } => work.revoke(selector, reason).await?,
         Command::Reduce(grant, to) => work.reduce(grant, to.clone()).await?,
         Command::Consume { grant, use_id } => work.consume(grant, use_id).await?,
+        Command::Use { grant, use_id } => work.take_use(grant, use_id).await?,
         Command::Review { grant, note } => work.review(grant, note).await?,
         Command::Lock(lock) => work.lock(lock)?,
         Command::Unlock(id) => work.unlock(id).await?,
         Command::Task(said) => work.task(said).await?,
         Command::LogIn { by } => work.log_in(by),
+        Command::Enrol { sidecar, event, detail } => work.enrol(sidecar, event, detail)?,
         Command::Sweep => work.sweep().await?,
     };
     Ok((reply, work.plan.finish()))
@@ -261,14 +282,24 @@ impl<R: Rows> Work<'_, R> {
         }
         let detail = serde_json::to_value(lock).unwrap_or_default();
         let change = Change::Lock(Box::new(lock.clone()));
-        self.plan.transition(Write::Lock(Box::new(lock.clone())), Some(change), "lock.begun", lock.id.as_str(), detail);
-        Ok(Reply::Lock(Box::new(lock.clone())))
+        let write = Write::Lock(Box::new(lock.clone()));
+        let revision = self.plan.transition(write, Some(change), "lock.begun", lock.id.as_str(), detail);
+        Ok(Reply::Lock(Box::new(lock.clone()), revision))
     }
 
     fn log_in(&mut self, by: &str) -> Reply {
         let subject = self.actor.as_str().to_owned();
         self.plan.entry("login", &subject, json!({"by": by}));
         Reply::Done
+    }
+
+    fn enrol(&mut self, sidecar: &Principal, event: &str, detail: &Value) -> Result<Reply, Failed> {
+        // A sidecar itself acts only where it was let in already.
+        if self.actor != sidecar || event == "sidecar.token_made" {
+            self.must_administer("admin:enroll")?;
+        }
+        self.plan.entry(event, sidecar.as_str(), detail.clone());
+        Ok(Reply::Done)
     }
 
     async fn unlock(&mut self, id: &LockId) -> Result<Reply, Failed> {

@@ -22,7 +22,7 @@ impl Command {
             Self::Release(grant) | Self::Reduce(grant, _) | Self::Review { grant, .. } => {
                 wanted.grants.insert(grant.clone());
             }
-            Self::Consume { grant, use_id } => {
+            Self::Consume { grant, use_id } | Self::Use { grant, use_id } => {
                 wanted.grants.insert(grant.clone());
                 wanted.uses.insert((grant.clone(), use_id.clone()));
             }
@@ -30,7 +30,13 @@ impl Command {
             Self::Task(said) => {
                 wanted.tasks.insert(said.task.clone());
             }
-            Self::Apply(_) | Self::Delete(..) | Self::Lock(_) | Self::Unlock(_) | Self::LogIn { .. } | Self::Sweep => {}
+            Self::Apply(_)
+            | Self::Delete(..)
+            | Self::Lock(_)
+            | Self::Unlock(_)
+            | Self::LogIn { .. }
+            | Self::Enrol { .. }
+            | Self::Sweep => {}
         }
     }
 }

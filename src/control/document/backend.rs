@@ -5,11 +5,15 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::domain::action::ActionClass;
+use super::principal::check_pattern;
+use crate::domain::action::ActionClass as Class;
 use crate::domain::id::ActionName;
 
 /// Most actions of a backend, and most rules of a map.
 const ACTIONS_MAX: usize = 2_000;
+
+/// Most entries in `sidecars`: each is looked at for every stream.
+const SIDECARS_MAX: usize = 256;
 
 /// What a rule of an action map may say besides `action` and `class`. The sidecar reads it; here it is kept as it is.
 pub const RULE_FIELDS: [&str; 11] = [
@@ -36,6 +40,9 @@ pub struct BackendSpec {
     /// Its actions, where it names no map.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actions: Option<Vec<NamedAction>>,
+    /// The sidecars that may follow it, by their SPIFFE ids; one `*` at the end of each at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sidecars: Vec<String>,
 }
 
 /// An action and how much it can change.
@@ -75,39 +82,23 @@ pub enum Actions {
     Mapped(String),
 }
 
-/// How much an action can change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(missing_docs, reason = "the words are the domain's")]
-pub enum Class {
-    Read,
-    Write,
-    Admin,
-}
-
-impl From<ActionClass> for Class {
-    fn from(class: ActionClass) -> Self {
-        match class {
-            ActionClass::Read => Self::Read,
-            ActionClass::Write => Self::Write,
-            ActionClass::Admin => Self::Admin,
-        }
-    }
-}
-
-impl Class {
-    /// The class as it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write => "write",
-            Self::Admin => "admin",
-        }
-    }
-}
-
 impl BackendSpec {
-    pub(super) fn resolve(self) -> Result<Actions, String> {
+    /// Its actions, and the sidecars that may follow it.
+    pub(super) fn resolve(mut self) -> Result<(Actions, Vec<String>), String> {
+        let sidecars = std::mem::take(&mut self.sidecars);
+        if sidecars.len() > SIDECARS_MAX {
+            return Err(format!("spec.sidecars: at most {SIDECARS_MAX}"));
+        }
+        for sidecar in &sidecars {
+            check_pattern(sidecar).map_err(|error| format!("spec.sidecars: {error}"))?;
+            if !sidecar.starts_with("spiffe://") {
+                return Err(format!("spec.sidecars: `{}` is no SPIFFE id", super::short(sidecar)));
+            }
+        }
+        Ok((self.actions()?, sidecars))
+    }
+
+    fn actions(self) -> Result<Actions, String> {
         match (self.action_map, self.actions) {
             (Some(map), None) => Ok(Actions::Mapped(map)),
             (None, Some(actions)) => {

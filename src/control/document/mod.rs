@@ -25,9 +25,12 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::domain::entitlement::Entitlement;
 use crate::domain::id::{ActionName, BackendName, EntitlementName};
 
-pub use backend::{Actions, BackendSpec, Class, NamedAction, RULE_FIELDS};
-pub use policy::{Mode, PolicySpec, Target};
-pub use principal::{PrincipalKind, PrincipalSpec};
+pub use crate::domain::action::ActionClass as Class;
+pub use crate::domain::principal::{PrincipalKind, group_name};
+pub use crate::guardrail::Mode;
+pub use backend::{Actions, BackendSpec, NamedAction, RULE_FIELDS};
+pub use policy::{PolicySpec, Target};
+pub use principal::PrincipalSpec;
 pub use yaml::{YamlError, parse_yaml, read_yaml};
 
 /// The kinds of documents.
@@ -118,8 +121,8 @@ const LABELS_MAX: (usize, usize) = (64, 256);
 pub enum Spec {
     /// Of an action map.
     ActionMap(Vec<(ActionName, Class)>),
-    /// Of a backend.
-    Backend(Actions),
+    /// Of a backend: its actions, and the sidecars that may follow it.
+    Backend(Actions, Vec<String>),
     /// Of a principal.
     Principal(PrincipalSpec),
     /// Of an entitlement.
@@ -148,7 +151,8 @@ impl Document {
             Kind::ActionMap => Spec::ActionMap(self.spec::<backend::ActionMapSpec>()?.resolve()?),
             Kind::Backend => {
                 BackendName::new(name).map_err(|error| format!("metadata.name: {error}"))?;
-                Spec::Backend(self.spec::<BackendSpec>()?.resolve()?)
+                let (actions, sidecars) = self.spec::<BackendSpec>()?.resolve()?;
+                Spec::Backend(actions, sidecars)
             }
             Kind::Principal => Spec::Principal(self.spec::<PrincipalSpec>()?.check()?),
             Kind::Entitlement => {
@@ -206,18 +210,6 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 fn duration_text<'de, D: Deserializer<'de>>(reader: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(reader)?;
     duration(&text).map_err(serde::de::Error::custom)
-}
-
-/// Groups are lower-case ASCII, so that no two look alike.
-///
-/// # Errors
-/// A sentence saying what a group is called.
-pub fn group_name(text: &str) -> Result<(), String> {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');
-    if text.is_empty() || text.len() > 128 || !text.bytes().all(plain) {
-        return Err(format!("group `{}`: use a-z, 0-9, `.`, `_` and `-`", short(text)));
-    }
-    Ok(())
 }
 
 /// A text that somebody sent, fit to be shown.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::guardrail::Mode;
+
 /// Longest Cedar text of one document, in bytes.
 const CEDAR_BYTES_MAX: usize = 256 << 10;
 
@@ -24,27 +26,6 @@ impl Target {
             Self::Elevation => "elevation",
             Self::Guardrail => "guardrail",
             Self::Admin => "admin",
-        }
-    }
-}
-
-/// Whether a policy counts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Mode {
-    /// It counts.
-    #[default]
-    Enforce,
-    /// It is evaluated and told, and does not count.
-    Shadow,
-}
-
-impl Mode {
-    /// The mode as it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Enforce => "enforce",
-            Self::Shadow => "shadow",
         }
     }
 }

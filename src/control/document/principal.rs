@@ -1,38 +1,12 @@
 //! Who a name stands for.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use super::{group_name, short};
-use crate::domain::principal::Principal;
+use super::short;
+use crate::domain::principal::{Principal, PrincipalKind, group_name};
 
 /// Most active grants that a principal may be given to hold.
 const GRANTS_MAX: u32 = 1_000_000;
-
-/// What a principal is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PrincipalKind {
-    /// A service.
-    Workload,
-    /// A pipeline.
-    Ci,
-    /// An AI agent.
-    Agent,
-    /// A person.
-    User,
-}
-
-impl PrincipalKind {
-    /// The kind as it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Workload => "workload",
-            Self::Ci => "ci",
-            Self::Agent => "agent",
-            Self::User => "user",
-        }
-    }
-}
 
 /// Who a name stands for.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -84,7 +58,7 @@ impl PrincipalSpec {
     }
 }
 
-fn check_pattern(text: &str) -> Result<(), String> {
+pub(super) fn check_pattern(text: &str) -> Result<(), String> {
     let Some(prefix) = text.strip_suffix('*') else { return check_exact(text) };
     // The trust domain or the issuer is named in full: `spiffe://prod*` would be `spiffe://prod.elsewhere/…` too.
     let whole = match prefix.strip_prefix("spiffe://") {

@@ -4,12 +4,14 @@
 //! alone, so that only that one fails; where the store cannot be reached, everybody who waits is told at once; and
 //! where a commit was not confirmed, the store is asked what became of it before anybody is told.
 
+mod metrics;
 mod runner;
 mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::Registry;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +21,7 @@ use super::refusal::{Kind, Refusal};
 use super::store::{Head, Keep, Rows, Store, StoreError};
 use crate::domain::principal::Principal;
 use crate::domain::time::Clock;
+use metrics::Counted;
 use runner::Runner;
 
 /// How an engine goes about its work.
@@ -71,26 +74,28 @@ impl std::fmt::Debug for Waiting {
 }
 
 impl Engine {
-    /// Begins to run commands on `store` until `stop`.
+    /// Begins to run commands on `store` until `stop`; what is counted of them is in `registry`.
     ///
     /// # Errors
-    /// What is wrong with the store, or with the documents in it.
+    /// What is wrong with the store, or with the documents in it; or another engine counts in that registry.
     pub async fn start<S: Store>(
         store: Arc<S>,
         clock: Arc<dyn Clock>,
+        registry: &Registry,
         stop: CancellationToken,
     ) -> Result<(Self, tokio::task::JoinHandle<()>), String> {
-        Self::start_at(store, clock, Pace::default(), stop).await
+        Self::start_at(store, clock, Pace::default(), registry, stop).await
     }
 
     /// As [`Engine::start`], at another pace.
     ///
     /// # Errors
-    /// What is wrong with the store, or with the documents in it.
+    /// As [`Engine::start`].
     pub async fn start_at<S: Store>(
         store: Arc<S>,
         clock: Arc<dyn Clock>,
         pace: Pace,
+        registry: &Registry,
         stop: CancellationToken,
     ) -> Result<(Self, tokio::task::JoinHandle<()>), String> {
         let (catalogue, head) = {
@@ -98,10 +103,11 @@ impl Engine {
             let head = view.head().await.map_err(|error| error.to_string())?;
             (read_catalogue(&mut view).await.map_err(|error| error.to_string())?, head)
         };
+        let counted = Counted::new(registry).map_err(|error| error.to_string())?;
         let (queue, waiting) = mpsc::channel(pace.queue_max.max(1));
         let known = Known { catalogue: watch::Sender::new(Arc::new(catalogue)), head: watch::Sender::new(head) };
         let engine = Self { queue, catalogue: known.catalogue.subscribe(), head: known.head.subscribe() };
-        let runner = Runner { store, clock, pace, known };
+        let runner = Runner { store, clock, pace, known, counted };
         let task = tokio::spawn(runner.run(waiting, stop));
         Ok((engine, task))
     }
@@ -140,6 +146,23 @@ impl Engine {
     /// The documents in force.
     pub fn catalogue(&self) -> Arc<Catalogue> {
         Arc::clone(&self.catalogue.borrow())
+    }
+
+    /// A sign whenever the documents in force change from now on.
+    pub fn declared(&self) -> watch::Receiver<Arc<Catalogue>> {
+        let mut catalogue = self.catalogue.clone();
+        catalogue.mark_unchanged();
+        catalogue
+    }
+
+    /// The documents in force that the store has now: what is committed counts, whether or not it was told here yet.
+    ///
+    /// # Errors
+    /// What is wrong with the store, or with the documents in it.
+    pub async fn committed<S: Store>(&self, store: &S) -> Result<Arc<Catalogue>, StoreError> {
+        let mut view = store.view().await?;
+        let (told, head) = (self.catalogue(), view.head().await?);
+        if told.generation >= head.generation { Ok(told) } else { read_catalogue(&mut view).await.map(Arc::new) }
     }
 
     /// How far the store is, and a sign whenever anything changes. A hint: what there is to know stands in the store.

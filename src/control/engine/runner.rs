@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::metrics::Counted;
 use super::{Known, Pace, Waiting, read_catalogue};
 use crate::control::catalogue::Catalogue;
 use crate::control::command::{Failed, Reply, execute};
@@ -25,6 +27,7 @@ pub(super) struct Runner<S> {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) pace: Pace,
     pub(super) known: Known,
+    pub(super) counted: Counted,
 }
 
 /// What came of each command of a batch.
@@ -36,6 +39,8 @@ struct Done {
     catalogue: Arc<Catalogue>,
     head: Head,
     wrote: bool,
+    /// Moved when it is committed.
+    events: Vec<IntCounter>,
 }
 
 impl<S: Store> Runner<S> {
@@ -96,12 +101,13 @@ impl<S: Store> Runner<S> {
     /// Runs a batch as one transaction, and finds out what became of a commit that was not confirmed.
     async fn try_batch(&self, batch: &[Waiting]) -> Result<Answers, StoreError> {
         for _ in 0..2 {
+            let began = Instant::now();
             let mut transaction = self.store.begin().await?;
             let done = self.execute(&mut transaction, batch).await?;
             match transaction.commit().await {
-                Ok(()) => return Ok(self.told(done)),
+                Ok(()) => return Ok(self.told(done, began)),
                 Err(StoreError::Unconfirmed(_)) if done.wrote => match self.settle(&done.head).await {
-                    Some(true) => return Ok(self.told(done)),
+                    Some(true) => return Ok(self.told(done, began)),
                     Some(false) => {}
                     None => return Err(StoreError::Unconfirmed("and cannot be asked now".into())),
                 },
@@ -116,8 +122,8 @@ impl<S: Store> Runner<S> {
         let mut wanted = Wanted::default();
         batch.iter().for_each(|waiting| waiting.command.want(&waiting.actor, &mut wanted));
         transaction.prefetch(wanted).await?;
-        let mut done =
-            Done { answers: Vec::new(), catalogue: self.known.catalogue(), head: Head::default(), wrote: false };
+        let catalogue = self.known.catalogue();
+        let mut done = Done { answers: Vec::new(), catalogue, head: Head::default(), wrote: false, events: Vec::new() };
         for waiting in batch {
             follow(transaction, &mut done.catalogue).await?;
             let now = self.clock.now().wall;
@@ -125,6 +131,7 @@ impl<S: Store> Runner<S> {
                 Ok((reply, _)) if waiting.trial => done.answers.push(Ok(reply)),
                 Ok((reply, writes)) => {
                     done.wrote |= !writes.is_empty();
+                    done.events.extend(self.counted.of(&writes));
                     transaction.apply(writes).await?;
                     done.answers.push(Ok(reply));
                 }
@@ -138,8 +145,9 @@ impl<S: Store> Runner<S> {
     }
 
     /// Tells of a batch that is committed.
-    fn told(&self, done: Done) -> Answers {
+    fn told(&self, done: Done, began: Instant) -> Answers {
         if done.wrote {
+            self.counted.committed(done.answers.len(), &done.events, began.elapsed());
             self.store.stir();
         }
         self.known.tell(&done.catalogue, &done.head);

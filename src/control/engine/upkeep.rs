@@ -81,13 +81,16 @@ impl<S: Store> Runner<S> {
                 }
             }
             let Ok(actor) = Principal::parse("urn:leasehold#time") else { return Ok(()) };
+            let began = Instant::now();
             let mut transaction = self.store.begin().await?;
             let catalogue = self.known.catalogue();
             let swept = execute(&mut transaction, &catalogue, &actor, &Command::Sweep, now).await;
             let Ok((Reply::Swept(_), writes)) = swept else { return Ok(()) };
+            let events: Vec<_> = self.counted.of(&writes).collect();
             transaction.apply(writes).await?;
             let head = transaction.head().await?;
             transaction.commit().await?;
+            self.counted.committed(1, &events, began.elapsed());
             self.store.stir();
             self.known.tell(&catalogue, &head);
         }

@@ -1,5 +1,6 @@
 //! What policy answers, and how obligations tighten it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use cedar_policy::PolicyId;
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::slice::Found;
 use crate::domain::entitlement::Step;
+use crate::guardrail::{Rule, Said};
 
 /// What a policy demands beside its answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -93,6 +95,20 @@ impl Answer {
         }
         let ids = |ids: Vec<PolicyId>| ids.iter().map(ToString::to_string).collect();
         Self { allowed, determining: ids(determining), reasons, shadow: ids(shadow.forbids), failed }
+    }
+
+    /// Guardrails only forbid: nothing that speaks against the call is an answer too.
+    pub(super) fn of_guardrails(said: Said) -> Self {
+        let ids = |rules: &[Arc<Rule>]| rules.iter().map(|rule| rule.id.clone()).collect();
+        let mut reasons: Vec<String> = said.forbids.iter().filter_map(|rule| rule.reason.clone()).collect();
+        reasons.extend(said.faults.iter().cloned());
+        Self {
+            allowed: !said.stops(),
+            determining: ids(&said.forbids),
+            reasons,
+            shadow: ids(&said.shadow),
+            failed: !said.faults.is_empty(),
+        }
     }
 
     pub(super) fn or_deny(asked: Result<Self, String>) -> Self {

@@ -1,4 +1,5 @@
-//! What a policy must be, beyond what Cedar demands: it has a name, its annotations are ours, and it can have a say.
+//! What a policy about requests or administration must be, beyond what every policy must: its annotations are heard, and
+//! it can have a say.
 
 use std::collections::BTreeMap;
 
@@ -6,39 +7,15 @@ use cedar_policy::{Effect, Policy};
 use serde_json::Value;
 
 use super::answer::Obligations;
-use super::question::{Word, word};
-use super::schema::Backends;
-use super::slice::Head;
 use crate::control::document::{Target, duration, group_name};
 use crate::domain::entitlement::{DURATION_MAX, Entitlement};
 use crate::domain::id::EntitlementName;
-use crate::domain::principal::Principal;
-
-/// Everything that is wrong with the policies; none of them is in force.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", .0.join("\n"))]
-pub struct LoadError(pub Vec<String>);
-
-/// Longest id, and longest text of a reason, in bytes.
-const ID_BYTES_MAX: usize = 128;
-const REASON_BYTES_MAX: usize = 500;
+use crate::guardrail::check;
+use crate::guardrail::head::Head;
+use crate::guardrail::words::{Word, word};
 
 /// Most approvers that a policy can demand of a step.
 const QUORUM_MAX: u32 = 16;
-
-/// The id of a policy, by which a ruling names it.
-pub(super) fn id(policy: &Policy, builtin: bool) -> Result<String, String> {
-    let id = policy.annotation("id").ok_or("each policy has an `@id(\"…\")`, so that a ruling can name it")?;
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    if id.is_empty() || id.len() > ID_BYTES_MAX || !id.bytes().all(plain) {
-        let shown: String = id.chars().take(80).collect();
-        return Err(format!("`@id(\"{}\")`: use ASCII letters, digits, `.`, `_` and `-`", shown.escape_debug()));
-    }
-    if !builtin && id.to_ascii_lowercase().starts_with("leasehold.") {
-        return Err(format!("`{id}`: ids that begin with `leasehold.` are ours"));
-    }
-    Ok(id.to_owned())
-}
 
 /// The annotations of a policy, which Cedar itself does not look at.
 pub(super) fn obligations(policy: &Policy) -> Result<Obligations, String> {
@@ -50,10 +27,7 @@ pub(super) fn obligations(policy: &Policy) -> Result<Obligations, String> {
     for (name, value) in policy.annotations() {
         match name {
             "id" => {}
-            "reason" if value.is_empty() || value.len() > REASON_BYTES_MAX || value.chars().any(char::is_control) => {
-                return Err(format!("`@reason` is one line of at most {REASON_BYTES_MAX} bytes"));
-            }
-            "reason" => found.reason = Some(value.to_owned()),
+            "reason" => found.reason = Some(check::reason(value)?),
             "max_ttl" => {
                 let ttl = duration(value).map_err(|error| format!("`@max_ttl`: {error}"))?;
                 if ttl.is_zero() || ttl > DURATION_MAX {
@@ -69,11 +43,7 @@ pub(super) fn obligations(policy: &Policy) -> Result<Obligations, String> {
                 named.map_err(|error| format!("`@require_approvers`: {error}"))?;
                 found.approvers = groups;
             }
-            other => {
-                return Err(format!(
-                    "`@{other}` is not known; there are @id, @reason, @max_ttl, @max_uses, @quorum, @require_approvers"
-                ));
-            }
+            other => return Err(check::unknown_annotation(other)),
         }
     }
     Ok(found)
@@ -109,11 +79,7 @@ pub(super) fn asked(target: Target, head: &Head) -> Result<(), String> {
     let asked = |name: &str| {
         let elevation = name.starts_with("elevation:");
         let admin = name.starts_with("admin:");
-        match target {
-            Target::Elevation => elevation,
-            Target::Admin => admin,
-            Target::Guardrail => !elevation && !admin,
-        }
+        if target == Target::Admin { admin } else { elevation }
     };
     match head.actions().unwrap_or_default().iter().find(|name| !asked(name)) {
         Some(name) => Err(format!("with `target: {}` it is never asked about `{name}`", target.as_str())),
@@ -130,28 +96,6 @@ pub(super) fn permits_everything(policy: &Policy, head: &Head) -> bool {
 fn trivial(policy: &Value) -> bool {
     let conditions = policy["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
     conditions.iter().all(|condition| condition["body"]["Value"] == Value::Bool(condition["kind"] == "when"))
-}
-
-/// What a policy names must be there: a name with a slip in it would make the policy say nothing.
-pub(super) fn named(policy: &Policy, backends: &Backends) -> Result<(), String> {
-    for uid in policy.entity_literals() {
-        let id = uid.id().unescaped();
-        let there = match word(&uid) {
-            Some(Word::Group) => group_name(id),
-            Some(Word::Principal) => match Principal::parse(id) {
-                Err(error) => Err(error.to_string()),
-                Ok(_) if !id.is_ascii() => Err(format!("principal `{}`: write plain ASCII", id.escape_debug())),
-                Ok(_) => Ok(()),
-            },
-            Some(Word::Backend) if !backends.keys().any(|name| name.as_str() == id) => {
-                Err(format!("there is no Backend `{}`", id.escape_debug()))
-            }
-            Some(Word::System) if id != "leasehold" => Err("there is one System, `leasehold`".into()),
-            _ => Ok(()),
-        };
-        there?;
-    }
-    Ok(())
 }
 
 /// The entitlements that a policy names and that are not declared.

@@ -9,7 +9,6 @@
 //! once; nothing that is written in a policy makes somebody eligible.
 
 mod answer;
-mod bounds;
 mod check;
 mod load;
 mod question;
@@ -24,17 +23,19 @@ use std::time::Duration;
 
 use cedar_policy::{Authorizer, Entities, Entity, EntityUid, PolicyId};
 
+pub use crate::guardrail::LoadError;
+pub use crate::guardrail::words::Actor;
 pub use answer::{Answer, Ruling, Verdict};
-pub use check::LoadError;
 pub use load::load;
 
-use super::document::{Mode, PrincipalKind, Target};
+use super::document::{Mode, Target};
 use crate::domain::elevation::Request;
 use crate::domain::entitlement::Step;
 use crate::domain::id::{ActionName, BackendName, EntitlementName};
-use crate::domain::principal::Principal;
+use crate::domain::resource::Resource;
 use crate::domain::task::Task;
 use crate::domain::time::Timestamp;
+use crate::guardrail::{self, GuardrailDocument, Guardrails};
 use answer::Obligations;
 use question::{Context, Word, uid};
 use slice::Slices;
@@ -47,7 +48,9 @@ pub struct Policies {
     auto_approve: Question,
     approve: Question,
     admin: BTreeMap<&'static str, Question>,
-    guardrails: BTreeMap<(BackendName, ActionName), (Vec<&'static str>, Question)>,
+    guardrails: Guardrails,
+    /// What the guardrails were read from.
+    documents: Vec<GuardrailDocument>,
     about: HashMap<PolicyId, About>,
     entitlements: BTreeMap<EntitlementName, Prepared>,
     system: Entities,
@@ -79,19 +82,6 @@ struct Prepared {
     backend: EntityUid,
     entities: Entities,
     entity: Entity,
-}
-
-/// Somebody as policy sees them.
-#[derive(Debug, Clone, Copy)]
-pub struct Actor<'a> {
-    /// Who.
-    pub principal: &'a Principal,
-    /// What they are.
-    pub kind: PrincipalKind,
-    /// The groups they are in.
-    pub groups: &'a [String],
-    /// Who answers for them.
-    pub owner: Option<&'a str>,
 }
 
 /// What a request is about, as policy sees it.
@@ -200,32 +190,19 @@ impl Policies {
 
     /// Which guardrails would stop a call, for `explain`. Where none would, it is allowed.
     pub fn guardrails(&self, actor: Actor<'_>, call: Call<'_>, now: Timestamp) -> Answer {
-        Answer::or_deny(self.try_guardrails(actor, call, now))
+        let resource = Resource::exact(call.resource);
+        let call = guardrail::Call {
+            principal: actor.principal,
+            backend: call.backend,
+            action: call.action,
+            resource: &resource,
+        };
+        Answer::of_guardrails(self.guardrails.explain(actor, call, now))
     }
 
-    fn try_guardrails(&self, actor: Actor<'_>, call: Call<'_>, now: Timestamp) -> Result<Answer, String> {
-        let key = (call.backend.clone(), call.action.clone());
-        let (groups, question) = self
-            .guardrails
-            .get(&key)
-            .ok_or_else(|| format!("`{}` has no action `{}`: it is denied", call.backend, call.action))?;
-        let principal = uid(Word::Principal, actor.principal.as_str());
-        let (resource, backend) = (uid(Word::Resource, call.resource), uid(Word::Backend, call.backend.as_str()));
-        let action = uid(Word::Action, call.action.as_str());
-        let groups = groups.iter().map(|group| uid(Word::Action, group)).collect();
-        let entities = [
-            Entity::new_no_attrs(resource.clone(), [backend].into()),
-            Entity::new_no_attrs(action.clone(), groups),
-            question::actor(&principal, actor)?,
-        ];
-        let entities = question::with(&Entities::empty(), entities)?;
-        let asked = (&principal, &action, &resource);
-        let mut answer = self.ask(question, asked, &question::moment(now)?, &entities, &[])?;
-        // Guardrails only forbid: nothing that speaks against the call is an answer too.
-        if answer.determining.is_empty() && !answer.failed {
-            (answer.allowed, answer.reasons) = (true, Vec::new());
-        }
-        Ok(answer)
+    /// The guardrails, and the documents they were read from.
+    pub fn bundled(&self) -> (&Guardrails, &[GuardrailDocument]) {
+        (&self.guardrails, &self.documents)
     }
 
     fn ask(
@@ -267,7 +244,7 @@ impl Policies {
 
     /// How many guardrails each call costs: for every action of every backend.
     pub fn slices(&self) -> impl Iterator<Item = (&BackendName, &ActionName, usize)> {
-        self.guardrails.iter().map(|((backend, action), (_, question))| (backend, action, question.len()))
+        self.guardrails.slices().into_iter()
     }
 
     /// How many policies the questions about a request and its approval are put to, at most.

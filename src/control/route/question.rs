@@ -1,44 +1,17 @@
-//! What Cedar is told: who asks, for what, in which circumstances. Built with its own constructors, since JSON costs more
-//! than the evaluation.
+//! What Cedar is told of a request: who asks, for what, in which circumstances.
 
 use std::collections::HashMap;
-use std::fmt::Display;
 use std::sync::LazyLock;
 
-use cedar_policy::{Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression as Expression};
+use cedar_policy::{Entity, EntityUid, RestrictedExpression as Expression};
 
 use super::{Actor, Asked};
 use crate::domain::elevation::Request;
 use crate::domain::time::Timestamp;
+use crate::guardrail::words::{datetime, text, wrong};
 
+pub(super) use crate::guardrail::words::{Word, actor, moment, uid, with};
 pub(super) use cedar_policy::Context;
-
-/// The types of what policies speak of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Word {
-    Action,
-    Backend,
-    Entitlement,
-    Group,
-    Principal,
-    Request,
-    Resource,
-    System,
-}
-
-const WORDS: [(Word, &str); 8] = [
-    (Word::Action, "Leasehold::Action"),
-    (Word::Backend, "Leasehold::Backend"),
-    (Word::Entitlement, "Leasehold::Entitlement"),
-    (Word::Group, "Leasehold::Group"),
-    (Word::Principal, "Leasehold::Principal"),
-    (Word::Request, "Leasehold::Request"),
-    (Word::Resource, "Leasehold::Resource"),
-    (Word::System, "Leasehold::System"),
-];
-
-static TYPES: LazyLock<[EntityTypeName; 8]> =
-    LazyLock::new(|| WORDS.map(|(_, name)| name.parse().expect("each is a path of identifiers")));
 
 /// The actions that are asked about for every request, made once.
 pub(super) struct Actions {
@@ -53,42 +26,8 @@ pub(super) static ACTIONS: LazyLock<Actions> = LazyLock::new(|| Actions {
     approve: uid(Word::Action, "elevation:approve"),
 });
 
-/// The name of a thing.
-pub(super) fn uid(word: Word, id: &str) -> EntityUid {
-    EntityUid::from_type_name_and_id(TYPES[word as usize].clone(), EntityId::new(id))
-}
-
-/// The word for the type of a thing, where it is one of ours.
-pub(super) fn word(uid: &EntityUid) -> Option<Word> {
-    let place = TYPES.iter().position(|name| name == uid.type_name())?;
-    Some(WORDS[place].0)
-}
-
-fn wrong(error: impl Display) -> String {
-    format!("policy could not be asked: {error}")
-}
-
 fn long(number: impl TryInto<i64>) -> Expression {
     Expression::new_long(number.try_into().unwrap_or(i64::MAX))
-}
-
-fn text(text: &str) -> Expression {
-    Expression::new_string(text.to_owned())
-}
-
-/// These things and those that were made before.
-pub(super) fn with(known: &Entities, more: impl IntoIterator<Item = Entity>) -> Result<Entities, String> {
-    known.clone().add_entities(more, None).map_err(wrong)
-}
-
-/// Somebody.
-pub(super) fn actor(principal: &EntityUid, actor: Actor<'_>) -> Result<Entity, String> {
-    let mut attributes = HashMap::from([("kind".to_owned(), text(actor.kind.as_str()))]);
-    if let Some(owner) = actor.owner {
-        attributes.insert("owner".to_owned(), text(owner));
-    }
-    let groups = actor.groups.iter().map(|group| uid(Word::Group, group)).collect();
-    Entity::new(principal.clone(), attributes, groups).map_err(wrong)
 }
 
 /// All that the principal and the resource of a question are or are in; groups are in no group.
@@ -118,18 +57,6 @@ pub(super) fn request(request: &Request) -> Result<(EntityUid, Entity), String> 
     let backend = uid(Word::Backend, request.backend.as_str());
     let entity = Entity::new(name.clone(), attributes, [backend].into()).map_err(wrong)?;
     Ok((name, entity))
-}
-
-fn datetime(now: Timestamp) -> (String, Expression) {
-    let text = now.to_string();
-    // Cedar's datetime has milliseconds at most.
-    let whole = text.split('.').next().unwrap_or_default().trim_end_matches('Z');
-    ("now".to_owned(), Expression::new_datetime(format!("{whole}Z")))
-}
-
-/// The circumstances of a question that has none of its own.
-pub(super) fn moment(now: Timestamp) -> Result<Context, String> {
-    Context::from_pairs([datetime(now)]).map_err(wrong)
 }
 
 /// The circumstances of a request.

@@ -3,12 +3,9 @@
 
 use std::collections::HashMap;
 
-use cedar_policy::{
-    ActionConstraint, Authorizer, Decision, Entities, EntityUid, Policy, PolicyId, PolicySet, PrincipalConstraint,
-    Request, ResourceConstraint, Response,
-};
+use cedar_policy::{Authorizer, Decision, Entities, EntityUid, Policy, PolicyId, PolicySet, Request, Response};
 
-use super::question::{Word, word};
+use crate::guardrail::head::Head;
 
 /// The policies of one question: those whose heads name a backend, an entitlement, a group or somebody, by it; and the rest.
 #[derive(Debug, Default)]
@@ -32,11 +29,6 @@ impl Slices {
             None => &mut self.general,
         };
         set.add(policy.clone()).map_err(|error| error.to_string())
-    }
-
-    /// For a question that was sliced by more than the heads say: everything is asked.
-    pub(super) fn add_general(&mut self, policy: &Policy) -> Result<(), String> {
-        self.general.add(policy.clone()).map_err(|error| error.to_string())
     }
 
     pub(super) fn len(&self) -> usize {
@@ -73,59 +65,5 @@ impl Found {
             Decision::Deny => self.forbids.extend(determining),
         }
         self.errors.extend(response.diagnostics().errors().map(ToString::to_string));
-    }
-}
-
-/// What the head of a policy names.
-#[derive(Debug)]
-pub(super) struct Head {
-    actions: Option<Vec<String>>,
-    principal: Option<EntityUid>,
-    pub(super) resource: Option<EntityUid>,
-    /// Whether it is about everybody and everything.
-    pub(super) universal: bool,
-}
-
-impl Head {
-    pub(super) fn of(policy: &Policy) -> Self {
-        let actions = match policy.action_constraint() {
-            ActionConstraint::Any => None,
-            ActionConstraint::Eq(action) => Some(vec![action]),
-            ActionConstraint::In(actions) => Some(actions),
-        };
-        let resource = match policy.resource_constraint() {
-            ResourceConstraint::Any | ResourceConstraint::Is(_) => None,
-            ResourceConstraint::In(named) | ResourceConstraint::Eq(named) | ResourceConstraint::IsIn(_, named) => {
-                Some(named)
-            }
-        };
-        let principal = match policy.principal_constraint() {
-            PrincipalConstraint::Any | PrincipalConstraint::Is(_) => None,
-            PrincipalConstraint::In(named) | PrincipalConstraint::Eq(named) | PrincipalConstraint::IsIn(_, named) => {
-                Some(named)
-            }
-        };
-        Self {
-            actions: actions.map(|actions| actions.iter().map(|uid| uid.id().unescaped().to_owned()).collect()),
-            universal: principal.is_none() && resource.is_none(),
-            principal,
-            resource,
-        }
-    }
-
-    /// The actions it names; none where it is about all.
-    pub(super) fn actions(&self) -> Option<&[String]> {
-        self.actions.as_deref()
-    }
-
-    /// The backend it names.
-    pub(super) fn backend(&self) -> Option<&str> {
-        let named = self.resource.as_ref().filter(|uid| word(uid) == Some(Word::Backend))?;
-        Some(named.id().unescaped())
-    }
-
-    /// Whether it can be about this action, which is in these groups.
-    pub(super) fn is_about(&self, action: &str, groups: &[&str]) -> bool {
-        self.actions.as_ref().is_none_or(|named| named.iter().any(|name| name == action || groups.contains(&&**name)))
     }
 }

@@ -9,6 +9,7 @@ use crate::domain::id::{BackendName, GrantId, TaskRef};
 use crate::domain::principal::Principal;
 use crate::domain::time::{Anchored, Now, Position, Timestamp, Uptime, Window};
 use crate::domain::view::StatedGrant;
+use crate::guardrail::{Guardrails, Seat, SeatMemory};
 
 /// What many grants have in common, held once: where they hold and for what.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -32,6 +33,7 @@ pub struct Entry {
     uses_max: AtomicU32,
     uses: AtomicU32,
     state: AtomicU8,
+    seat: SeatMemory,
 }
 
 /// What `uses_max` holds for a grant that is not counted.
@@ -53,6 +55,7 @@ impl Entry {
             uses_max: AtomicU32::new(grant.uses_max.map_or(UNCOUNTED, |n| n.min(UNCOUNTED - 1))),
             uses: AtomicU32::new(0),
             state: AtomicU8::new(state as u8),
+            seat: SeatMemory::default(),
         }
     }
 
@@ -64,6 +67,11 @@ impl Entry {
     /// Who may act.
     pub fn principal(&self) -> &Principal {
         &self.principal
+    }
+
+    /// What its principal is to these guardrails.
+    pub(super) fn seat(&self, guardrails: &Guardrails) -> Seat {
+        self.seat.seat(guardrails, &self.principal)
     }
 
     /// On which backend.

@@ -1,6 +1,6 @@
 //! Step `decide`: whether this call may go through, and on whose account.
 //!
-//! Lock → freshness → baseline → grant state, time, scope, uses. In memory, without I/O. The only maker of a [`Permit`]:
+//! Lock → freshness → baseline → grant state, time, scope, uses → guardrails. In memory, without I/O. The only maker of a [`Permit`]:
 //! its fields are private and it is not `Clone`, so no other step can let a call through. A [`Denial`] names every reason.
 //!
 //! Deliberately absent: anything that waits, anything that reads a clock of its own, and any path from an error to a
@@ -9,6 +9,7 @@
 pub mod entry;
 pub mod freshness;
 mod index;
+mod judged;
 pub mod live;
 mod permit;
 pub mod refused;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use smallvec::SmallVec;
 use tokio_util::sync::CancellationToken;
 
@@ -33,6 +35,7 @@ use crate::domain::lock::{Lock, LockSubject};
 use crate::domain::principal::Principal;
 use crate::domain::resource::Resource;
 use crate::domain::time::{Anchored, Clock, Now, Position, Uptime};
+use crate::guardrail::{Guardrails, Said};
 use crate::sidecar::reason::Reason;
 use crate::sidecar::resolve::ActionSpec;
 
@@ -42,6 +45,7 @@ use search::Search;
 
 use crate::domain::view::{Change, Snapshot, StatedGrant};
 use entry::Entry;
+use judged::Judged;
 pub use permit::{Permit, Subject};
 use refused::Refused;
 use table::Table;
@@ -122,21 +126,28 @@ pub struct Denial {
     pub reasons: SmallVec<[Reason; 4]>,
     /// The grant that came closest to covering the call.
     pub grant: Option<GrantId>,
-    /// What the lock that stops the call says.
+    /// What the lock or the guardrail that stops the call says.
     pub message: Option<String>,
+    /// The guardrails that stop it.
+    pub guardrail: Option<Arc<Said>>,
 }
 
 impl Denial {
     fn of(reason: Reason) -> Self {
-        Self { reason, reasons: SmallVec::from_slice(&[reason]), grant: None, message: None }
+        Self { reason, reasons: SmallVec::from_slice(&[reason]), grant: None, message: None, guardrail: None }
     }
 }
 
-/// The grants, the locks, how fresh they are, and the calls that run under them.
+/// The grants, the locks, the guardrails, how fresh they are, and the calls that run under them.
 #[derive(Debug)]
 pub struct Decider {
     table: Table,
     freshness: Freshness,
+    guardrails: ArcSwap<Guardrails>,
+    /// Whether any that came could be used.
+    guardrails_known: AtomicBool,
+    /// Whether the last that came could not.
+    guardrails_broken: AtomicBool,
     calls: LiveCalls<Subject>,
     clock: Arc<dyn Clock>,
     /// How far the clock by which grants are decided is ahead of this machine's at most, in microseconds.
@@ -163,6 +174,9 @@ impl Decider {
             counts,
             table: Table::new(),
             freshness: Freshness::new(staleness_max),
+            guardrails: ArcSwap::from_pointee(Guardrails::none()),
+            guardrails_known: AtomicBool::new(false),
+            guardrails_broken: AtomicBool::new(false),
             calls: LiveCalls::new(workers),
             clock,
             ahead: AtomicI64::new(0),
@@ -265,7 +279,7 @@ impl Decider {
                 self.table.end(&id, state);
                 Ok(())
             }
-            Change::Lock(_) | Change::Unlock(_) | Change::Other => Ok(()),
+            Change::Lock(_) | Change::Unlock(_) | Change::Declared => Ok(()),
         });
         self.recheck();
         applied
@@ -289,8 +303,8 @@ impl Decider {
     /// Looks at every running call again and ends those that may not go on.
     pub fn recheck(&self) {
         let now = self.clock.now();
-        let locks = self.table.locks();
-        self.calls.recheck(now, |subject| self.verdict(subject, &locks, now));
+        let (locks, guardrails) = (self.table.locks(), self.guardrails.load());
+        self.calls.recheck(now, |subject| self.verdict(subject, &locks, &guardrails, now));
     }
 
     /// Ends running calls when their deadlines come, and those that a step of the clocks or the age of the view ended.
@@ -325,7 +339,7 @@ impl Decider {
     }
 
     /// Why a running call may not go on, or until when it may without another look.
-    fn verdict(&self, subject: &Subject, locks: &[Lock], now: Now) -> Result<Uptime, Reason> {
+    fn verdict(&self, subject: &Subject, locks: &[Lock], guardrails: &Guardrails, now: Now) -> Result<Uptime, Reason> {
         let locked = LockSubject {
             principal: &subject.principal,
             backend: &subject.backend.name,
@@ -362,6 +376,9 @@ impl Decider {
             }
             until = until.min(now.uptime.plus(entry.window().remaining(now)));
         }
+        if !subject.is_let_by(guardrails, now) {
+            return Err(Reason::Guardrail);
+        }
         Ok(until)
     }
 
@@ -371,11 +388,11 @@ impl Decider {
     /// A [`Denial`] with every reason that was met.
     pub fn decide(self: &Arc<Self>, worker: &Worker, question: Question<'_>) -> Result<Permit, Denial> {
         let now = self.clock.now();
-        let basis = match self.basis_of(&question, now, true) {
-            Ok(basis) => basis,
-            Err(denial) => observed(&question, denial)?,
+        let (basis, judged) = match self.basis_of(&question, now, true) {
+            Ok(found) => found,
+            Err(denial) => (observed(&question, denial)?, Judged::default()),
         };
-        self.permit(worker, question, basis, now)
+        self.permit(worker, question, (basis, judged), now)
     }
 
     /// Decides a call that no grant may carry for a reason met after the decision: it is denied, or let pass where the
@@ -392,14 +409,14 @@ impl Decider {
     ) -> Result<Permit, Denial> {
         let denial = Denial { grant: grant.cloned(), ..Denial::of(reason) };
         let basis = observed(&question, denial)?;
-        self.permit(worker, question, basis, self.clock.now())
+        self.permit(worker, question, (basis, Judged::default()), self.clock.now())
     }
 
     fn permit(
         self: &Arc<Self>,
         worker: &Worker,
         question: Question<'_>,
-        basis: Basis,
+        (basis, judged): (Basis, Judged),
         now: Now,
     ) -> Result<Permit, Denial> {
         let deadline = self.deadline(&basis, question.identity, now);
@@ -411,6 +428,7 @@ impl Decider {
             resource: question.resource.clone(),
             task: question.task.cloned(),
             basis,
+            judged,
             stale: AtomicBool::new(false),
         };
         let permit = Permit { registered: worker.register(subject, deadline), decider: Arc::clone(self) };
@@ -429,7 +447,7 @@ impl Decider {
     /// # Errors
     /// The [`Denial`] that the call would meet.
     pub fn foresee(&self, question: &Question<'_>) -> Result<Basis, Denial> {
-        self.basis_of(question, self.clock.now(), false)
+        self.basis_of(question, self.clock.now(), false).map(|(basis, _)| basis)
     }
 
     fn deadline(&self, basis: &Basis, identity: Anchored, now: Now) -> Uptime {
@@ -445,7 +463,7 @@ impl Decider {
         }
     }
 
-    fn basis_of(&self, question: &Question<'_>, now: Now, take: bool) -> Result<Basis, Denial> {
+    fn basis_of(&self, question: &Question<'_>, now: Now, take: bool) -> Result<(Basis, Judged), Denial> {
         let locks = self.table.locks();
         let subject = LockSubject {
             principal: question.principal,
@@ -467,18 +485,20 @@ impl Decider {
             if baseline.principals.contains(question.principal)
                 && baseline.scope.covers(&action.name, question.resource)
             {
-                return Ok(Basis::Baseline(place));
+                return Ok((Basis::Baseline(place), self.guard(question, action, None, now)?));
             }
         }
         loop {
             let search = self.search(question, action, subject, &locks, now);
-            match search.best {
-                None if !is_fresh => return Err(Denial::of(Reason::StaleSource)),
-                None => return Err(search.into_denial()),
-                Some(entry) if !take || !self.counts || entry.take_use() => return Ok(Basis::Grant(entry)),
-                // Another call took the last use in between; whatever else covers the call may still do.
-                Some(_) => {}
+            let Some(entry) = search.best.clone() else {
+                return Err(if is_fresh { search.into_denial() } else { Denial::of(Reason::StaleSource) });
+            };
+            // Before a use is taken: what is forbidden uses nothing up.
+            let judged = self.guard(question, action, Some(&entry), now)?;
+            if !take || !self.counts || entry.take_use() {
+                return Ok((Basis::Grant(entry), judged));
             }
+            // Another call took the last use in between; whatever else covers the call may still do.
         }
     }
 

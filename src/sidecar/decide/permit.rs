@@ -6,6 +6,7 @@ use std::task::Waker;
 use std::time::Duration;
 
 use super::entry::Entry;
+use super::judged::Judged;
 use super::live::{LiveCall, Registered, Watcher};
 use super::{BackendRules, Basis, CredentialSlot, Decider};
 use crate::domain::id::TaskRef;
@@ -87,7 +88,8 @@ impl Permit {
         if let Some(reason) = self.registered.call().ended() {
             return Err(reason);
         }
-        self.decider.verdict(self.subject(), &self.decider.table.locks(), now).map(|_| ())
+        let decider = &self.decider;
+        decider.verdict(self.subject(), &decider.table.locks(), &decider.guardrails.load(), now).map(|_| ())
     }
 
     /// [`Permit::confirm`] and then [`Permit::wait_at_most`].
@@ -175,6 +177,7 @@ pub struct Subject {
     pub(super) resource: Resource,
     pub(super) task: Option<TaskRef>,
     pub(super) basis: Basis,
+    pub(super) judged: Judged,
     /// Set once the call was let go on although the view was stale.
     pub(super) stale: AtomicBool,
 }

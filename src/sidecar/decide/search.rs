@@ -48,7 +48,13 @@ impl Search {
         }
         self.reasons.sort_by_key(|reason| weight(*reason));
         let reason = self.reasons[0];
-        Denial { reason, reasons: self.reasons, grant: self.closest.map(|(_, id)| id), message: self.message }
+        Denial {
+            reason,
+            reasons: self.reasons,
+            grant: self.closest.map(|(_, id)| id),
+            message: self.message,
+            guardrail: None,
+        }
     }
 }
 

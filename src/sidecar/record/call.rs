@@ -13,6 +13,7 @@ use crate::domain::id::{ActionName, BackendName};
 use crate::domain::principal::Principal;
 use crate::domain::resource::Resource;
 use crate::domain::time::Timestamp;
+use crate::guardrail::Rule;
 use crate::sidecar::credential::Lease;
 use crate::sidecar::decide::live::LiveCall;
 use crate::sidecar::decide::{Basis, Denial, Permit, Subject};
@@ -220,6 +221,10 @@ impl Drop for CallRecord {
         let one = [self.reason];
         let reasons: SmallVec<[Reason; 4]> =
             self.denial.as_ref().map_or_else(|| SmallVec::from_slice(&one), |denial| denial.reasons.clone());
+        let denied = self.denial.as_ref().and_then(|denial| denial.guardrail.as_deref());
+        let stop = denied.or_else(|| live?.stopped_by().map(|said| &**said));
+        let guardrails: Vec<Arc<Rule>> = stop.map(|said| said.stopping().cloned().collect()).unwrap_or_default();
+        let shadow = denied.or_else(|| live?.said().map(|said| &**said)).map_or(&[][..], |said| &said.shadow);
         let body = self.request.as_ref().map_or(0, |request| request.bytes());
         self.recorder.outcome(&Outcome {
             id: &self.id,
@@ -244,6 +249,8 @@ impl Drop for CallRecord {
             reason: self.reason,
             detail: self.detail,
             reasons: &reasons,
+            guardrails: &guardrails,
+            shadow,
             lease: self.lease.as_deref().map(Lease::id),
             upstream_status: self.upstream_status.map(|status| status.as_u16()),
             status: self.status.map(|status| status.as_u16()),

@@ -3,11 +3,13 @@
 //! Written by hand into a reused buffer: this runs for every call. Whatever a caller chose is escaped so that a line stays
 //! a line, and shows nothing but itself on any terminal.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{CallId, Catalogue, Ended, Intent, Outcome};
 use crate::domain::resource::{Extent, Resource};
 use crate::domain::time::{Timestamp, Uptime};
+use crate::guardrail::Rule;
 
 /// Writes `{"kind":"intent",…}`.
 pub(super) fn intent(buffer: &mut Vec<u8>, sequence: u64, intent: &Intent<'_>) {
@@ -52,6 +54,8 @@ pub(super) fn call(buffer: &mut Vec<u8>, sequence: u64, uptime: Uptime, catalogu
     if outcome.reasons.len() > 1 {
         line.list("reasons", outcome.reasons.iter().map(|reason| reason.as_str()));
     }
+    line.rules("guardrails", outcome.guardrails);
+    line.rules("shadow", outcome.shadow);
     line.maybe("lease", outcome.lease);
     line.maybe_number("upstream_status", outcome.upstream_status);
     line.maybe_number("status", outcome.status);
@@ -137,6 +141,14 @@ impl<'b> Line<'b> {
     fn maybe_number(&mut self, key: &str, number: Option<u16>) {
         if let Some(number) = number {
             self.number(key, u64::from(number));
+        }
+    }
+
+    /// Policies by their documents and ids; nothing where there are none.
+    fn rules(&mut self, key: &str, rules: &[Arc<Rule>]) {
+        if !rules.is_empty() {
+            let names: Vec<String> = rules.iter().map(ToString::to_string).collect();
+            self.list(key, names.iter().map(String::as_str));
         }
     }
 

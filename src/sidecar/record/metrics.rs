@@ -22,6 +22,7 @@ pub(super) struct RecordMetrics {
     own: HistogramVec,
     upstream: HistogramVec,
     cut: IntCounterVec,
+    shadow: IntCounterVec,
     bytes: IntCounterVec,
     intents: IntCounter,
     outcomes: IntCounter,
@@ -94,6 +95,11 @@ impl RecordMetrics {
                 "Answers cut before they were whole, by cause.",
                 &["backend", "cause"],
             )?,
+            shadow: counters(
+                "leasehold_guardrail_shadow_denies_total",
+                "Calls that a guardrail in shadow would have denied, by policy.",
+                &["policy"],
+            )?,
             intents: records.with_label_values(&["intent"]),
             outcomes: records.with_label_values(&["call"]),
             failures: failures.with_label_values(&[] as &[&str]),
@@ -142,6 +148,9 @@ impl RecordMetrics {
                     ])
                 })
                 .inc();
+        }
+        for rule in outcome.shadow {
+            self.shadow.with_label_values(&[rule.id.as_str()]).inc();
         }
         backend.own.observe(outcome.own.as_secs_f64());
         if outcome.upstream_status.is_some() {

@@ -29,6 +29,7 @@ use crate::domain::id::{ActionName, BackendName, GrantId, TaskRef};
 use crate::domain::principal::Principal;
 use crate::domain::resource::Resource;
 use crate::domain::time::{Clock, Now, Timestamp};
+use crate::guardrail::Rule;
 use crate::sidecar::reason::{Decision, Reason};
 
 use metrics::RecordMetrics;
@@ -185,6 +186,8 @@ pub struct Outcome<'a> {
     pub reason: Reason,
     pub detail: Option<&'a str>,
     pub reasons: &'a [Reason],
+    pub guardrails: &'a [Arc<Rule>],
+    pub shadow: &'a [Arc<Rule>],
     pub lease: Option<&'a str>,
     pub upstream_status: Option<u16>,
     pub status: Option<u16>,

@@ -44,6 +44,8 @@ fn with_outcome(path: &str, peer: &str, see: impl FnOnce(&Outcome<'_>)) {
         stale: false,
         reason: Reason::NoGrant,
         detail: None,
+        guardrails: &[],
+        shadow: &[],
         reasons: &[Reason::NoGrant],
         lease: None,
         upstream_status: None,

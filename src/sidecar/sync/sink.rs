@@ -11,7 +11,7 @@ use crate::domain::time::Uptime;
 use crate::domain::view::{Change, Snapshot};
 use crate::sidecar::decide::Decider;
 use crate::sidecar::decide::table::GRANTS_PER_PRINCIPAL_MAX;
-use crate::sync::{Bundle, Sink};
+use crate::sync::{Bundle, GUARDRAILS, Sink};
 
 /// Puts what a source knows into a sidecar's table.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl TableSink {
                     locks.push((**lock).clone());
                 }
                 Change::Unlock(id) => locks.retain(|held| held.id != *id),
-                Change::Grant(_) | Change::End { .. } | Change::Other => continue,
+                Change::Grant(_) | Change::End { .. } | Change::Declared => continue,
             }
             has_locked = true;
         }
@@ -65,8 +65,16 @@ impl Sink for TableSink {
         let _ = self.apply(ahead.into_iter().map(|(_, change)| change).collect());
     }
 
-    fn bundle(&self, _: Bundle) -> Result<(), String> {
-        Ok(())
+    fn bundle(&self, bundle: Bundle) -> Result<(), String> {
+        if &*bundle.name != GUARDRAILS {
+            // Of a later version, which does without our knowing it.
+            return Ok(());
+        }
+        self.decider.read_guardrails(&bundle.content).map(|changed| {
+            if changed {
+                tracing::info!(digest = %bundle.digest, "guardrails changed");
+            }
+        })
     }
 
     fn prove(&self, at: Uptime) {
@@ -96,13 +104,109 @@ fn leave_out_too_many(snapshot: &mut Snapshot) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
     use super::*;
     use crate::domain::action::{ActionPattern, Scope};
     use crate::domain::grant::{Grant, GrantState};
     use crate::domain::id::GrantId;
     use crate::domain::resource::ResourcePattern;
+    use crate::domain::time::{Clock, Now};
     use crate::domain::time::{Timestamp, Window};
     use crate::domain::view::StatedGrant;
+    use crate::guardrail::{GuardrailBundle, GuardrailDocument, Mode};
+    use crate::sync::feed::{Changes, Feed, FeedSource};
+    use crate::sync::{GrantSource, Work};
+
+    #[derive(Debug)]
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> Now {
+            Now { wall: Timestamp::from_seconds(1_000), uptime: Uptime::from_micros(1) }
+        }
+    }
+
+    /// A feed that says what a test puts in it, and counts how often it is asked for bundles.
+    #[derive(Default)]
+    struct Scripted {
+        bundle: Mutex<GuardrailBundle>,
+        changes: Mutex<Vec<(Revision, Change)>>,
+        asked: AtomicUsize,
+        stirred: tokio::sync::Notify,
+    }
+
+    impl Feed for Arc<Scripted> {
+        fn snapshot(&self) -> Work<'_, Result<Snapshot, String>> {
+            Box::pin(async { Ok(Snapshot::default()) })
+        }
+
+        fn bundles(&self, revision: Revision) -> Work<'_, Result<Vec<Bundle>, String>> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            let bundle = self.bundle.lock().unwrap().clone();
+            let content = serde_json::to_vec(&bundle).unwrap().into();
+            let bundle = Bundle { name: GUARDRAILS.into(), digest: bundle.digest().into(), revision, content };
+            Box::pin(async { Ok(vec![bundle]) })
+        }
+
+        fn changes(&self, after: Revision) -> Work<'_, Result<Changes, String>> {
+            let mut changes = self.changes.lock().unwrap().clone();
+            changes.retain(|(revision, _)| *revision > after);
+            Box::pin(async { Ok(Changes::Next(changes)) })
+        }
+
+        fn moved(&mut self) -> Work<'_, ()> {
+            Box::pin(self.stirred.notified())
+        }
+    }
+
+    fn bundle(cedar: &str) -> GuardrailBundle {
+        let backends = serde_json::json!([{"name": "b", "actions": [{"name": "x.y", "class": "read"}]}]);
+        GuardrailBundle {
+            policies: vec![GuardrailDocument { name: "d".to_owned(), mode: Mode::Enforce, cedar: cedar.to_owned() }],
+            backends: serde_json::from_value(backends).unwrap(),
+            principals: Vec::new(),
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn guardrails_come_first_and_follow_what_is_declared() {
+        let feed = Arc::new(Scripted::default());
+        let decider = Decider::new(Arc::new(Still), Duration::from_secs(30), 1);
+        let sink = Arc::new(TableSink::new(Arc::clone(&decider)));
+        let mut source = FeedSource::new(Arc::clone(&feed), sink, Arc::new(Still));
+        let good = bundle(r#"@id("a") forbid(principal, action, resource in Leasehold::Backend::"b");"#);
+        *feed.bundle.lock().unwrap() = good.clone();
+        source.first().await.unwrap();
+        assert_eq!(decider.guardrails().digest(), good.digest());
+        let (changed, mut seen) = tokio::sync::mpsc::unbounded_channel();
+        let stop = tokio_util::sync::CancellationToken::new();
+        let following = Box::new(source).follow(
+            stop.clone(),
+            Box::new(move || {
+                let _ = changed.send(());
+            }),
+        );
+        let following = tokio::spawn(following);
+        // However many documents changed at once, it is asked once.
+        let asked = feed.asked.load(Ordering::SeqCst);
+        *feed.bundle.lock().unwrap() = bundle("forbid(");
+        *feed.changes.lock().unwrap() = (1..=3).map(|n| (Revision(n), Change::Declared)).collect();
+        feed.stirred.notify_one();
+        seen.recv().await.unwrap();
+        assert_eq!(feed.asked.load(Ordering::SeqCst), asked + 1);
+        // What cannot be used costs nobody their view.
+        assert!(decider.guardrails_are_broken() && decider.freshness().is_fresh(Still.now()));
+        assert_eq!((decider.guardrails().digest(), decider.table().revision()), (&*good.digest(), Revision(3)));
+        *feed.bundle.lock().unwrap() = GuardrailBundle::default();
+        feed.changes.lock().unwrap().push((Revision(4), Change::Declared));
+        feed.stirred.notify_one();
+        seen.recv().await.unwrap();
+        assert!(decider.guardrails().is_empty() && !decider.guardrails_are_broken());
+        stop.cancel();
+        following.await.unwrap();
+    }
 
     #[test]
     fn a_holder_of_too_many_costs_nobody_else_a_grant() {

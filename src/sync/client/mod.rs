@@ -371,7 +371,7 @@ impl ControlSource {
                 }
             }
             Some(Frame::Snapshot(part)) => {
-                link.grants = if part.first { 0 } else { link.grants } + part.grants.len();
+                link.grants = if part.part == 0 { 0 } else { link.grants } + part.grants.len();
                 if link.grants > GRANTS_MAX {
                     return Err(Lost::TooMuch);
                 }

@@ -16,6 +16,8 @@ pub(super) async fn compact(connection: &mut AnyConnection, now: Timestamp, keep
         "DELETE FROM uses WHERE keep_until <= $1",
         "DELETE FROM idempotent WHERE keep_until <= $1",
         "DELETE FROM leases WHERE until <= $1",
+        "DELETE FROM replicas WHERE keep_until <= $1",
+        "DELETE FROM join_tokens WHERE keep_until <= $1",
     ] {
         within(sqlx::query(delete).bind(now.as_micros()).execute(&mut *connection)).await?;
     }

@@ -1,11 +1,11 @@
 //! One SQL text on two engines: SQLite, the default, and PostgreSQL, for several control planes.
 //!
 //! Rows are JSON with a few columns beside it to find them by. A transaction locks the counter row first (see
-//! [`super`]), reads what its commands will read with one question a table ([`prefetch`]), keeps what they write to itself
-//! ([`overlay`]), and writes it at its end with few statements ([`flush`], [`insert`]).
+//! [`super`]), reads what its commands will read with one question a table (`prefetch`), keeps what they write to itself
+//! (`overlay`), and writes it at its end with few statements (`flush`, `insert`).
 //!
 //! Deliberately absent: a statement that only one engine has, but for how a transaction begins, what a connection is
-//! set to, and how control planes wake each other ([`hints`]).
+//! set to, and how control planes wake each other (`hints`).
 
 mod compact;
 mod connect;
@@ -15,6 +15,7 @@ mod hints;
 mod insert;
 mod overlay;
 mod prefetch;
+mod replicas;
 mod rows;
 mod schema;
 mod transaction;
@@ -25,6 +26,7 @@ use sqlx::{Any, AnyPool};
 use tokio::sync::Mutex;
 
 pub use copy::{Copied, backup, copy};
+pub use replicas::ReplicaRow;
 pub use transaction::SqlTransaction;
 
 use super::{

@@ -8,7 +8,9 @@ use crate::control::store::{Read, StoreError};
 /// What each version added. A later version adds an entry at the end; none is ever changed.
 ///
 /// Only `TEXT` and `BIGINT`, which both engines and sqlx's `Any` driver have.
-const VERSIONS: &[&[&str]] = &[&[
+const VERSIONS: &[&[&str]] = &[FIRST, SECOND];
+
+const FIRST: &[&str] = &[
     "CREATE TABLE head (name TEXT PRIMARY KEY, revision BIGINT NOT NULL, sequence BIGINT NOT NULL, audit_hash TEXT NOT NULL, generation BIGINT NOT NULL)",
     "CREATE TABLE documents (kind TEXT NOT NULL, name TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (kind, name))",
     "CREATE TABLE requests (id TEXT PRIMARY KEY, state TEXT NOT NULL, requester TEXT NOT NULL, subject TEXT NOT NULL, entitlement TEXT NOT NULL, task TEXT NOT NULL, window_until BIGINT NOT NULL, body TEXT NOT NULL)",
@@ -32,9 +34,17 @@ const VERSIONS: &[&[&str]] = &[&[
     "CREATE TABLE floors (name TEXT PRIMARY KEY, revision BIGINT NOT NULL)",
     "INSERT INTO head (name, revision, sequence, audit_hash, generation) VALUES ('head', 0, 0, '0000000000000000000000000000000000000000000000000000000000000000', 0)",
     "INSERT INTO floors (name, revision) VALUES ('changes', 0)",
-]];
+];
 
-/// Every table with what its rows are ordered by, as a copy goes through them. Leases belong to who runs, not to the rows.
+/// Control planes tell each other of their sidecars; grants are used; sidecars join.
+const SECOND: &[&str] = &[
+    "CREATE TABLE replicas (id TEXT PRIMARY KEY, beat BIGINT NOT NULL, keep_until BIGINT NOT NULL, body TEXT NOT NULL)",
+    "CREATE TABLE activity (grant_id TEXT PRIMARY KEY, last_used BIGINT NOT NULL, calls BIGINT NOT NULL)",
+    "CREATE TABLE join_tokens (digest TEXT PRIMARY KEY, keep_until BIGINT NOT NULL, body TEXT NOT NULL)",
+];
+
+/// Every table with what its rows are ordered by, as a copy goes through them. Leases, and what control planes and join tokens say
+/// for a while, belong to who runs and not to the rows.
 pub(super) const TABLES: &[(&str, &[&str], &[&str])] = &[
     ("documents", &["kind", "name", "body"], &["kind", "name"]),
     ("requests", &["id", "state", "requester", "subject", "entitlement", "task", "window_until", "body"], &["id"]),
@@ -49,6 +59,7 @@ pub(super) const TABLES: &[(&str, &[&str], &[&str])] = &[
     ("idempotent", &["caller", "idem_key", "digest", "request", "keep_until"], &["caller", "idem_key"]),
     ("changes", &["revision", "at", "body"], &["revision"]),
     ("audit", &["sequence", "body"], &["sequence"]),
+    ("activity", &["grant_id", "last_used", "calls"], &["grant_id"]),
 ];
 
 /// The last version known here.

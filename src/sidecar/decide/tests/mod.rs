@@ -17,7 +17,7 @@ use crate::domain::view::{Snapshot, StatedGrant};
 
 /// A clock that a test steps.
 #[derive(Debug)]
-struct TestClock(Mutex<Now>);
+pub(super) struct TestClock(Mutex<Now>);
 
 impl TestClock {
     fn at(seconds: i64) -> Arc<Self> {
@@ -27,7 +27,7 @@ impl TestClock {
         })))
     }
 
-    fn pass(&self, seconds: i64) {
+    pub(super) fn pass(&self, seconds: i64) {
         self.step_wall(seconds);
         let mut now = self.0.lock().unwrap();
         now.uptime = Uptime::from_micros(now.uptime.as_micros() + seconds * 1_000_000);
@@ -45,15 +45,15 @@ impl Clock for TestClock {
     }
 }
 
-fn principal(name: &str) -> Principal {
+pub(super) fn principal(name: &str) -> Principal {
     Principal::token("https://idp.test", name).unwrap()
 }
 
-fn scope(action: &str, resource: &str) -> Scope {
+pub(super) fn scope(action: &str, resource: &str) -> Scope {
     Scope::new(vec![ActionPattern::new(action).unwrap()], vec![ResourcePattern::new(resource).unwrap()])
 }
 
-fn grant(id: &str, action: &str, resource: &str, from: i64, to: i64) -> StatedGrant {
+pub(super) fn grant(id: &str, action: &str, resource: &str, from: i64, to: i64) -> StatedGrant {
     StatedGrant {
         grant: Grant {
             id: GrantId::new(id).unwrap(),
@@ -68,12 +68,12 @@ fn grant(id: &str, action: &str, resource: &str, from: i64, to: i64) -> StatedGr
     }
 }
 
-fn counted(mut stated: StatedGrant, uses: u32) -> StatedGrant {
+pub(super) fn counted(mut stated: StatedGrant, uses: u32) -> StatedGrant {
     stated.grant.uses_max = Some(uses);
     stated
 }
 
-fn lock(id: &str) -> Lock {
+pub(super) fn lock(id: &str) -> Lock {
     Lock {
         id: LockId::new(id).unwrap(),
         principal: None,
@@ -87,16 +87,16 @@ fn lock(id: &str) -> Lock {
     }
 }
 
-struct Bench {
-    clock: Arc<TestClock>,
-    decider: Arc<Decider>,
+pub(super) struct Bench {
+    pub(super) clock: Arc<TestClock>,
+    pub(super) decider: Arc<Decider>,
     worker: Worker,
-    rules: Arc<BackendRules>,
+    pub(super) rules: Arc<BackendRules>,
     revision: u64,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let clock = TestClock::at(1_000);
         let decider = Decider::new(Arc::<TestClock>::clone(&clock), Duration::from_secs(30), 1);
         decider.freshness().prove(clock.now().uptime);
@@ -111,14 +111,14 @@ impl Bench {
         Self { clock, decider, worker, rules: Arc::new(rules), revision: 0 }
     }
 
-    fn state(&mut self, grants: Vec<StatedGrant>) {
+    pub(super) fn state(&mut self, grants: Vec<StatedGrant>) {
         self.revision += 1;
         let revision = Revision(self.revision);
         self.decider.apply(Snapshot { revision, grants, locks: Vec::new() }).unwrap();
         self.decider.freshness().prove(self.clock.now().uptime);
     }
 
-    fn ask_as(&self, who: &Principal, action: &str, resource: &str) -> Result<Permit, Denial> {
+    pub(super) fn ask_as(&self, who: &Principal, action: &str, resource: &str) -> Result<Permit, Denial> {
         let action = Arc::new(ActionSpec {
             name: ActionName::new(action).unwrap(),
             class: ActionClass::Write,
@@ -138,12 +138,12 @@ impl Bench {
         self.decider.decide(&self.worker, question)
     }
 
-    fn ask(&self, action: &str, resource: &str) -> Result<Permit, Reason> {
+    pub(super) fn ask(&self, action: &str, resource: &str) -> Result<Permit, Reason> {
         self.ask_as(&principal("bot"), action, resource).map_err(|denial| denial.reason)
     }
 }
 
-const ORDERS: &str = "vhosts/prod/queues/orders";
+pub(super) const ORDERS: &str = "vhosts/prod/queues/orders";
 
 #[test]
 fn nothing_is_permitted_without_a_grant() {

@@ -2,6 +2,8 @@
 //!
 //! Nothing here knows that there was a file, apart from [`Config::origin`] for messages.
 
+mod control;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,6 +13,8 @@ use std::time::Duration;
 
 use http::{HeaderName, Uri};
 use secrecy::SecretString;
+
+pub use control::{Control, ControlConfig, ControlSync, Login, StoreAddress, SyncSigner};
 
 use crate::domain::action::Scope;
 use crate::domain::id::{BackendName, CredentialName};
@@ -42,67 +46,6 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// The file all of this came from.
     pub origin: PathBuf,
-}
-
-/// The configuration of a control plane.
-#[derive(Debug, Clone)]
-pub struct ControlConfig {
-    /// The control plane itself.
-    pub control: Control,
-    /// Whose proofs are accepted.
-    pub identity: Identity,
-    /// The listener for operators.
-    pub admin: Admin,
-    /// How long running calls may go on when the process is told to stop.
-    pub drain_timeout: Duration,
-    /// The file all of this came from.
-    pub origin: PathBuf,
-}
-
-/// The control plane.
-#[derive(Debug, Clone)]
-pub struct Control {
-    /// Where its API listens.
-    pub address: SocketAddr,
-    /// TLS of the API; absent on loopback, or where the danger was named.
-    pub tls: Option<Tls>,
-    /// Plain HTTP beyond this machine was asked for by name.
-    pub danger_plain_control: bool,
-    /// Where it keeps what is its own: the local admin's token, and the store where none is named.
-    pub data: PathBuf,
-    /// Where elevations are kept.
-    pub store: StoreAddress,
-    /// Files and folders of documents that are declared at the start.
-    pub documents: Vec<PathBuf>,
-    /// How many calls a second each principal may make.
-    pub calls_per_second: std::num::NonZeroU32,
-    /// Where people log in.
-    pub login: Option<Login>,
-}
-
-/// Where elevations are kept.
-#[derive(Debug, Clone)]
-pub enum StoreAddress {
-    /// A SQLite file.
-    Sqlite(PathBuf),
-    /// PostgreSQL, by its URL without a password.
-    Postgres {
-        /// `postgres://user@host:port/database`.
-        url: String,
-        /// The user's password.
-        password: Option<SecretString>,
-    },
-}
-
-/// Where people log in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Login {
-    /// The OpenID provider; also an issuer of `identity`.
-    pub issuer: String,
-    /// Our public client there.
-    pub client_id: String,
-    /// What to ask for.
-    pub scopes: Vec<String>,
 }
 
 /// An address to listen on.

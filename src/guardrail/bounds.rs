@@ -11,7 +11,7 @@ const OPERATORS_MAX: usize = 256;
 ///
 /// # Errors
 /// A sentence naming the line and the bound.
-pub(super) fn check(text: &str) -> Result<(), String> {
+pub(crate) fn check(text: &str) -> Result<(), String> {
     let mut bytes = text.bytes().enumerate().peekable();
     let (mut line, mut depth, mut operators) = (1_usize, 0_usize, 0_usize);
     while let Some((at, byte)) = bytes.next() {

@@ -1,0 +1,120 @@
+//! Sidecars join with a token that is good once, and renew what they got for it.
+//!
+//! The token is the secret; of it only the digest is kept. It is taken before anything is signed, and what is signed is in
+//! the record before it is given: a lost answer loses the token, and nothing is signed that is not recorded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde_json::json;
+
+use crate::control::authority::{Authority, AuthorityError};
+use crate::control::command::Command;
+use crate::control::engine::Engine;
+use crate::control::refusal::{Kind, Refusal};
+use crate::control::store::sql::SqlStore;
+use crate::domain::principal::Principal;
+use crate::domain::time::{Clock, Timestamp};
+use crate::sync::server::{Enrolled, Failed};
+
+/// How long a join token is good for.
+const TOKEN_LIVES: Duration = Duration::from_secs(600);
+
+/// What join tokens begin with, so that a leaked one is known for what it is.
+const PREFIX: &str = "lhj_";
+
+/// A join token, as it is shown once.
+#[derive(Debug, Clone)]
+pub struct JoinToken {
+    /// The token, with the digest of the authority that the server must show.
+    pub token: String,
+    /// For which sidecar.
+    pub sidecar: Principal,
+    /// Until when.
+    pub expires_at: Timestamp,
+}
+
+/// Lets sidecars join.
+#[derive(Debug)]
+pub struct Enrolment {
+    authority: Authority,
+    engine: Engine,
+    store: Arc<SqlStore>,
+    clock: Arc<dyn Clock>,
+}
+
+fn unavailable(error: &dyn std::fmt::Display) -> Refusal {
+    tracing::error!(%error, "a sidecar cannot be enrolled");
+    Refusal::new(Kind::Unavailable, "store", "it cannot be done now: try again")
+}
+
+fn hashed(secret: &str) -> String {
+    URL_SAFE_NO_PAD.encode(digest(&SHA256, secret.as_bytes()))
+}
+
+impl Enrolment {
+    /// With this authority.
+    pub fn new(authority: Authority, engine: Engine, store: Arc<SqlStore>, clock: Arc<dyn Clock>) -> Self {
+        Self { authority, engine, store, clock }
+    }
+
+    /// Makes a token for a sidecar of that name, if `actor` may.
+    ///
+    /// # Errors
+    /// [`Refusal`]; there is no token then.
+    pub async fn token(&self, actor: Principal, name: &str) -> Result<JoinToken, Refusal> {
+        let sidecar = self.authority.sidecar(name).map_err(|error| Refusal::invalid("name", error))?;
+        let expires_at = self.clock.now().wall.plus(TOKEN_LIVES);
+        let mut random = [0; 32];
+        aws_lc_rs::rand::fill(&mut random).map_err(|_| unavailable(&"the system has no random bytes"))?;
+        let secret = URL_SAFE_NO_PAD.encode(random);
+        let detail = json!({"expires_at": expires_at});
+        let command = Command::Enrol { sidecar: sidecar.clone(), event: "sidecar.token_made", detail };
+        self.engine.run(actor, command).await?;
+        let kept = self.store.keep_join_token(&hashed(&secret), sidecar.as_str(), expires_at).await;
+        kept.map_err(|error| unavailable(&error))?;
+        let token = format!("{PREFIX}{secret}.{}", self.authority.digest());
+        Ok(JoinToken { token, sidecar, expires_at })
+    }
+
+    /// Signs for whom the token was made.
+    pub(super) async fn join(&self, token: &str, csr: &[u8]) -> Result<Enrolled, Failed> {
+        let refused = || Failed::Forbidden("the join token is not good, or not any more: make another".to_owned());
+        let secret = token.strip_prefix(PREFIX).and_then(|rest| rest.split_once('.')).map(|(secret, _)| secret);
+        let secret = secret.filter(|secret| secret.len() <= 64).ok_or_else(refused)?;
+        let now = self.clock.now().wall;
+        let taken = self.store.take_join_token(&hashed(secret), now).await;
+        let taken = taken.map_err(|error| Failed::from(unavailable(&error)))?.ok_or_else(refused)?;
+        let sidecar = Principal::parse(&taken).map_err(|_| refused())?;
+        self.sign(sidecar, csr, "sidecar.joined").await
+    }
+
+    /// Signs for who shows a certificate of ours.
+    pub(super) async fn renew(&self, sidecar: Principal, csr: &[u8]) -> Result<Enrolled, Failed> {
+        if !self.engine.catalogue().is_sidecar(&sidecar) {
+            // What was taken from it is not to be had again by asking for more time.
+            let said = format!("no Backend names `{sidecar}` under `sidecars`: its certificate is not renewed");
+            return Err(Failed::Forbidden(said));
+        }
+        self.sign(sidecar, csr, "sidecar.renewed").await
+    }
+
+    async fn sign(&self, sidecar: Principal, csr: &[u8], event: &'static str) -> Result<Enrolled, Failed> {
+        let signed = self.authority.sign(&sidecar, csr, self.clock.now().wall);
+        let (certificates, serial) = signed.map_err(|error| match error {
+            AuthorityError::Request(_) => Failed::Invalid(error.to_string()),
+            AuthorityError::Ours(_) => Failed::from(unavailable(&error)),
+        })?;
+        let detail = json!({"serial": serial});
+        self.engine.run(sidecar.clone(), Command::Enrol { sidecar, event, detail }).await?;
+        Ok(Enrolled { certificates, roots: vec![self.authority.certificate()] })
+    }
+
+    /// Who signs.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+}

@@ -1,0 +1,114 @@
+//! What a sidecar is told, and what it asks for.
+
+use leasehold::wire::v1;
+use leasehold::wire::v1::client_frame::Frame as Said;
+use leasehold::wire::v1::consume_reply::Outcome;
+use leasehold::wire::v1::server_frame::Frame;
+use serde_json::{Value, json};
+use tonic::Code;
+
+use crate::follower::{ended, subscribe};
+use crate::world::World;
+
+#[test]
+fn everything_first_then_every_change_of_its_backends() {
+    let world = World::start();
+    let first = world.grant("shop-read");
+    let foreign = world.grant("bank-read");
+    let mut follower = world.sidecar("shop-1");
+    let revision = world.runtime.block_on(async {
+        follower.follow(subscribe(&["shop"])).await.unwrap();
+        let (revision, grants) = follower.snapshot().await;
+        assert_eq!(grants.iter().map(|grant| grant.id.as_str()).collect::<Vec<_>>(), [first.as_str()]);
+        let (as_of, _) = follower.ping().await;
+        assert!(as_of >= revision);
+        revision
+    });
+    let second = world.grant("shop-read");
+    world.done("local", "POST", &format!("/v1/grants/{foreign}/revoke"), &json!({}));
+    world.done("local", "POST", &format!("/v1/grants/{first}/revoke"), &json!({}));
+    world.runtime.block_on(async {
+        let begun =
+            |change: &v1::change::Change| matches!(change, v1::change::Change::Grant(grant) if grant.id == second);
+        assert!(follower.change(begun).await > revision);
+        let to = follower.change(ended(&first)).await;
+        follower.ack(to).await;
+        let (as_of, _) = follower.ping().await;
+        assert!(as_of >= to);
+    });
+    // Resumed, it hears only what it missed.
+    drop(follower);
+    world.done("local", "POST", &format!("/v1/grants/{second}/revoke"), &json!({}));
+    let mut follower = world.sidecar("shop-1");
+    world.runtime.block_on(async {
+        follower.follow(v1::Subscribe { resume_revision: Some(revision), ..subscribe(&["shop"]) }).await.unwrap();
+        let Some(Frame::Delta(delta)) = follower.next().await.unwrap() else { panic!("no delta came") };
+        assert_eq!((delta.from, delta.changes.len()), (revision, 3), "{delta:?}");
+    });
+}
+
+#[test]
+fn a_use_is_taken_once_however_often_it_is_asked_for() {
+    let world = World::start();
+    let grant = world.grant("twice");
+    let (mut one, mut two, mut foreign) = (world.sidecar("shop-1"), world.sidecar("shop-2"), world.sidecar("other"));
+    world.runtime.block_on(async {
+        for _ in 0..3 {
+            assert_eq!(one.consume(&grant, "u1").await.unwrap(), Outcome::Taken);
+        }
+        assert_eq!(foreign.consume(&grant, "u2").await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(one.consume("grt_none", "u2").await.unwrap_err().code(), Code::PermissionDenied);
+        assert_eq!(one.consume(&grant, "").await.unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(two.consume(&grant, "u2").await.unwrap(), Outcome::Taken);
+        assert_eq!(one.consume(&grant, "u3").await.unwrap(), Outcome::Exhausted);
+        assert_eq!(one.consume(&grant, "u1").await.unwrap(), Outcome::Taken, "it is the same use");
+    });
+    let shown = world.done("local", "GET", &format!("/v1/grants/{grant}"), &Value::Null);
+    assert_eq!((shown["uses"].as_u64(), shown["state"].as_str()), (Some(2), Some("exhausted")), "{shown}");
+    let revoked = world.grant("twice");
+    world.done("local", "POST", &format!("/v1/grants/{revoked}/revoke"), &json!({}));
+    let outcome = world.runtime.block_on(one.consume(&revoked, "u1")).unwrap();
+    assert_eq!(outcome, Outcome::Ended);
+}
+
+#[test]
+fn contenders_for_the_last_use_do_not_share_it() {
+    let world = World::start();
+    let grant = world.grant("twice");
+    let follower = world.sidecar("shop-1");
+    let taken = world.runtime.block_on(async {
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..16 {
+            let (mut client, grant) = (follower.client.clone(), grant.clone());
+            tasks.spawn(async move {
+                let request = v1::ConsumeRequest { grant, use_id: format!("u{number}") };
+                client.consume(request).await.unwrap().into_inner().outcome()
+            });
+        }
+        tasks.join_all().await.into_iter().filter(|outcome| *outcome == Outcome::Taken).count()
+    });
+    assert_eq!(taken, 2);
+}
+
+#[test]
+fn a_stopping_server_says_farewell() {
+    let mut world = World::start();
+    let mut follower = world.sidecar("all");
+    world.runtime.block_on(async {
+        follower.follow(subscribe(&["shop"])).await.unwrap();
+        follower.snapshot().await;
+        follower.say(Said::Ping(v1::Ping { nonce: 7 })).await;
+    });
+    let control = world.control.take().unwrap();
+    let stopping = world.runtime.spawn(control.stop());
+    world.runtime.block_on(async {
+        loop {
+            match follower.next().await.unwrap() {
+                Some(Frame::GoAway(away)) => break assert!(!away.reason.is_empty()),
+                Some(_) => {}
+                None => panic!("it left without a word"),
+            }
+        }
+        stopping.await.unwrap();
+    });
+}
