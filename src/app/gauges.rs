@@ -9,6 +9,7 @@ use prometheus::{Gauge, GaugeVec, IntCounter, IntGauge, IntGaugeVec, Opts};
 use super::Parts;
 use crate::domain::grant::GrantState;
 use crate::sync::client::Status;
+use crate::telemetry::metrics::Metrics;
 
 /// Measures the parts when it is collected.
 struct Measured {
@@ -63,6 +64,23 @@ impl Source {
         self.reconnects.inc_by(self.status.reconnects().saturating_sub(self.reconnects.get()));
         self.clock_offset.set(self.status.clock_offset_seconds());
     }
+}
+
+impl Collector for Source {
+    fn desc(&self) -> Vec<&Desc> {
+        self.all().into_iter().flat_map(Collector::desc).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.measure();
+        self.all().into_iter().flat_map(Collector::collect).collect()
+    }
+}
+
+/// For a relay, of which there is nothing else to measure.
+pub(super) fn register_source(metrics: &Metrics, status: &Arc<Status>) -> anyhow::Result<()> {
+    metrics.registry().register(Box::new(Source::new(Arc::clone(status))?))?;
+    Ok(())
 }
 
 pub(super) fn register(parts: &Parts) -> anyhow::Result<()> {

@@ -29,7 +29,7 @@ use crate::identity::{Settings, TrustDomain, Verifier};
 use crate::sidecar::accept::tls::{ClientCertificate, Tls, TlsSettings};
 use crate::sync::feed::{Changes, Feed, FeedSource};
 use crate::sync::hub::Hub;
-use crate::sync::server;
+use crate::sync::server::{self, Origin};
 use crate::sync::{Bundle, GrantSource, Work};
 
 /// How often the store is read at most because sidecars ask for evidence.
@@ -230,12 +230,36 @@ pub(super) async fn listen(
         _ => None,
     };
     let publisher = Arc::new(Publisher::new(engine.clone(), enrolment));
-    let door = Arc::new(Door::open(config, Arc::clone(hub.clock()), own).await.context("control.sync")?);
+    let at = Listening { config, key: "control.sync", hub, upkeep, serving, drain: control.drain_timeout };
+    serve_to(at, publisher, own, tasks).await
+}
+
+/// Where is listened, for whom, and until when.
+pub(super) struct Listening<'l> {
+    pub(super) config: &'l ControlSync,
+    /// The section it is configured in.
+    pub(super) key: &'static str,
+    pub(super) hub: &'l Arc<Hub>,
+    /// Ends the upkeep, and before it the serving.
+    pub(super) upkeep: CancellationToken,
+    pub(super) serving: CancellationToken,
+    pub(super) drain: Duration,
+}
+
+/// Serves whoever follows, with what only `origin` can answer.
+pub(super) async fn serve_to<O: Origin>(
+    at: Listening<'_>,
+    origin: Arc<O>,
+    own: Option<(Served, Arc<Enrolment>)>,
+    tasks: &mut JoinSet<()>,
+) -> anyhow::Result<(SocketAddr, tokio::task::JoinHandle<()>)> {
+    let Listening { config, key, hub, upkeep, serving, drain } = at;
+    let door = Arc::new(Door::open(config, Arc::clone(hub.clock()), own).await.context(key)?);
     let listener =
-        TcpListener::bind(config.address).await.with_context(|| format!("control.sync.address {}", config.address))?;
+        TcpListener::bind(config.address).await.with_context(|| format!("{key}.address {}", config.address))?;
     let address = listener.local_addr()?;
     tasks.spawn(Arc::clone(&door).follow(upkeep));
-    let routes = server::routes(Arc::clone(hub), publisher, serving.clone());
+    let routes = server::routes(Arc::clone(hub), origin, serving.clone());
     let current = Arc::clone(&door);
     let tls: serve::CurrentTls = Arc::new(move || current.tls.current());
     let greet: serve::Greet<Option<server::Peer>> = Arc::new(move |peer| {
@@ -245,7 +269,7 @@ pub(super) async fn listen(
         let lives = mark.is_none().then_some(publish::STRANGER_LIVES);
         Ok(Greeted { mark, lives })
     });
-    let served = tokio::spawn(serve::serve(listener, routes, Some(tls), greet, serving, control.drain_timeout));
+    let served = tokio::spawn(serve::serve(listener, routes, Some(tls), greet, serving, drain));
     tracing::info!(%address, "listening for sidecars");
     Ok((address, served))
 }

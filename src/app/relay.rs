@@ -1,20 +1,31 @@
-//! A running relay, but for the listener: what its server needs is here, and whoever starts it serves it.
+//! A running relay: its source, its hub, its listener.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
-use tokio::task::JoinSet;
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::clock::SystemClock;
+use super::publish::{Listening, serve_to};
 use super::source::boot_id;
-use crate::config::RelayConfig;
+use super::{LOOK_EVERY, stop_signal};
+use crate::config::{ControlSync, RelayConfig, SyncSigner};
+use crate::domain::id::{BackendName, GrantId};
+use crate::domain::principal::Principal;
 use crate::domain::time::Clock;
-use crate::sync::GrantSource;
-use crate::sync::client::{Status, Upstreams};
+use crate::sync::client::{Status, Upstreams, Use as Taken};
 use crate::sync::follower::About;
 use crate::sync::hub::Hub;
 use crate::sync::relay::Relay;
+use crate::sync::server::{Enrolled, Failed, Origin, Use};
+use crate::sync::stream::Said;
+use crate::sync::{GrantSource, Work};
+use crate::telemetry::admin::{Admin, Readiness};
+use crate::telemetry::metrics::Metrics;
 
 /// A relay that follows its source. Dropping it ends that.
 pub struct Following {
@@ -54,8 +65,172 @@ pub async fn follow(config: &RelayConfig) -> anyhow::Result<Following> {
 
 impl Following {
     /// Tells what is left to be told, and ends.
-    pub async fn stop(mut self) {
+    pub async fn stop(&mut self) {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+/// What a relay answers to those who follow it.
+struct Passing {
+    relay: Arc<Relay>,
+    config: RelayConfig,
+}
+
+impl Origin for Passing {
+    fn may_follow(&self, sidecar: &Principal, backend: &BackendName) -> bool {
+        self.config.may_follow(sidecar, backend)
+    }
+
+    fn moved(&self) -> Work<'static, ()> {
+        // What its file says holds as long as it runs.
+        Box::pin(std::future::pending())
+    }
+
+    fn consume(&self, sidecar: Principal, grant: GrantId, use_id: String) -> Work<'_, Result<Use, Failed>> {
+        Box::pin(async move {
+            if !self.config.sidecars.iter().any(|pattern| pattern.matches(&sidecar)) {
+                return Err(Failed::Forbidden(format!("{sidecar} may not follow this relay")));
+            }
+            match self.relay.consume(&grant, &use_id).await {
+                Ok(Taken::Taken) => Ok(Use::Taken),
+                Ok(Taken::Exhausted) => Ok(Use::Exhausted),
+                Ok(Taken::Ended) => Ok(Use::Ended),
+                Err(error) => Err(Failed::Unavailable(error)),
+            }
+        })
+    }
+
+    fn enroll(&self, shown: Option<Principal>, csr: Bytes, token: String) -> Work<'_, Result<Enrolled, Failed>> {
+        Box::pin(async move {
+            if shown.is_some() {
+                // The control plane sees our certificate, and would sign for us.
+                return Err(Failed::Forbidden("renew a certificate at a control plane, not at a relay".to_owned()));
+            }
+            let reply = self.relay.enroll(csr, token).await.map_err(|status| match status.code() {
+                tonic::Code::InvalidArgument => Failed::Invalid(status.message().to_owned()),
+                tonic::Code::PermissionDenied => Failed::Forbidden(status.message().to_owned()),
+                _ => Failed::Unavailable(status.message().to_owned()),
+            })?;
+            Ok(Enrolled { certificates: reply.certificates, roots: reply.roots })
+        })
+    }
+
+    fn said(&self, sidecar: &Principal, said: Said) {
+        match said {
+            Said::Used { grant, last, calls } => self.relay.used(&grant, last, calls),
+            Said::Unusable { bundle, digest, error } => {
+                tracing::error!(%sidecar, bundle, digest, error, "a sidecar cannot use a bundle: the last good one stays there");
+            }
+        }
+    }
+}
+
+/// A relay that serves. Dropping it without [`RunningRelay::stop`] cuts everything at once.
+pub struct RunningRelay {
+    following: Following,
+    address: SocketAddr,
+    upkeep: CancellationToken,
+    serving: CancellationToken,
+    served: JoinHandle<()>,
+    tasks: JoinSet<()>,
+}
+
+/// Starts a relay: it follows, and is bound, when this returns.
+///
+/// # Errors
+/// What is wrong with a file or an address; nothing runs then.
+pub async fn start_relay(config: &RelayConfig) -> anyhow::Result<RunningRelay> {
+    let following = follow(config).await?;
+    let (upkeep, serving) = (CancellationToken::new(), CancellationToken::new());
+    let mut tasks = JoinSet::new();
+    let tls = config.tls.clone();
+    let listens = ControlSync {
+        address: config.address,
+        trust_domain: config.trust_domain.clone(),
+        signer: SyncSigner::Files {
+            certificate: tls.certificate,
+            key: tls.key,
+            client_ca: tls.client_ca,
+            client_crl: Vec::new(),
+        },
+    };
+    let at = Listening {
+        config: &listens,
+        key: "relay",
+        hub: &following.hub,
+        upkeep: upkeep.clone(),
+        serving: serving.clone(),
+        drain: config.drain_timeout,
+    };
+    let passing = Passing { relay: Arc::clone(&following.relay), config: config.clone() };
+    let (address, served) = serve_to(at, Arc::new(passing), None, &mut tasks).await?;
+    Ok(RunningRelay { following, address, upkeep, serving, served, tasks })
+}
+
+impl RunningRelay {
+    /// Where it is followed.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What others follow.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.following.hub
+    }
+
+    /// Stops: those who follow are told to go elsewhere, what they said of uses is passed on.
+    pub async fn stop(mut self) {
+        self.serving.cancel();
+        let _ = (&mut self.served).await;
+        self.upkeep.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        self.following.stop().await;
+    }
+}
+
+/// Runs a relay until the process is told to stop.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run_relay(config: &RelayConfig) -> anyhow::Result<()> {
+    super::harden()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let stop = stop_signal()?;
+        let admin = TcpListener::bind(config.admin.address)
+            .await
+            .with_context(|| format!("admin.address {}", config.admin.address))?;
+        let address = admin.local_addr()?;
+        let running = start_relay(config).await?;
+        let (metrics, readiness) = (Metrics::new(), Readiness::new());
+        super::gauges::register_source(&metrics, &running.following.status)?;
+        let reports = Arc::new(std::collections::BTreeMap::new());
+        let parts = Admin { metrics, readiness: readiness.clone(), reports, address };
+        let serving = tokio::spawn(crate::telemetry::admin::serve(admin, parts, running.upkeep.clone()));
+        readiness.set("serving", Ok(()));
+        tracing::info!(%address, "admin listening");
+        let follow = follow_readiness(&readiness, &running);
+        tokio::select! {
+            biased;
+            () = stop => {}
+            () = follow => {}
+        }
+        tracing::info!("stopping");
+        readiness.set("serving", Err("draining".to_owned()));
+        running.stop().await;
+        let _ = serving.await;
+        Ok(())
+    })
+}
+
+/// Says again and again whether there is something to follow.
+async fn follow_readiness(readiness: &Readiness, running: &RunningRelay) {
+    loop {
+        let following = &running.following;
+        let is_ready = following.hub.head().is_some() && following.status.is_connected();
+        let why = || "no control plane is followed".to_owned();
+        readiness.set("grants", if is_ready { Ok(()) } else { Err(why()) });
+        tokio::time::sleep(LOOK_EVERY / 4).await;
     }
 }

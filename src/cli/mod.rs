@@ -91,6 +91,15 @@ on one PostgreSQL; with SQLite there is one.",
     )]
     Control(Serve),
 
+    /// Stands between control planes and very many sidecars
+    #[command(
+        long_about = "Stands between control planes and very many sidecars.\n\n\
+It follows the control planes as a sidecar does, and is followed as a control plane is. It decides nothing: uses of counted \
+grants, join tokens and what sidecars tell are passed on, and what is revoked is denied behind it within the same bound.",
+        after_help = EXIT_CODES
+    )]
+    Relay(Serve),
+
     /// Runs the control plane and the sidecar in one process
     #[command(
         long_about = "Runs the control plane and the sidecar in one process: all there is to it on one machine.\n\n\
@@ -344,6 +353,10 @@ fn dispatch(command: Command, before: &client::ServerArgsBefore) -> Result<(), F
         Command::Control(how) => {
             how.log.begin();
             Ok(serve::control(&config::load_control(&how.config)?)?)
+        }
+        Command::Relay(how) => {
+            how.log.begin();
+            Ok(serve::relay(&config::load_relay(&how.config)?)?)
         }
         Command::Up { config: None, .. } => Ok(serve::demo(true)?),
         Command::Up { config: Some(file), log } => {

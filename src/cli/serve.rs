@@ -3,7 +3,7 @@
 use tracing::level_filters::LevelFilter;
 
 use super::{LogFormat, LogLevel};
-use crate::config::{Config, ControlConfig};
+use crate::config::{Config, ControlConfig, RelayConfig};
 use crate::telemetry::log;
 
 /// Begins to log on standard error.
@@ -29,6 +29,11 @@ pub(super) fn proxy(config: Config) -> anyhow::Result<()> {
 /// `leasehold control`.
 pub(super) fn control(config: &ControlConfig) -> anyhow::Result<()> {
     crate::app::control::run_control(config)
+}
+
+/// `leasehold relay`.
+pub(super) fn relay(config: &RelayConfig) -> anyhow::Result<()> {
+    crate::app::relay::run_relay(config)
 }
 
 /// `leasehold up`.

@@ -1,8 +1,7 @@
 //! A relay: follows its own source into a hub that others follow, and passes on what only the origin can do.
 //!
 //! Whoever follows asks the relay for evidence; it asks its source then, so that the age of what they hold is measured
-//! from when *they* asked, through however many relays. What a relay does not know it does not make up: it says of itself
-//! that nothing is enforced, because only those behind it know that.
+//! from when *they* asked, through however many relays. What a relay says of itself is enforced is what all behind it say.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -39,7 +39,12 @@ impl Authority {
 
     /// What a sidecar shows.
     pub fn sidecar(&self) -> Held {
-        let (certificate, key) = self.sign(SanType::URI("spiffe://test.example/sidecar".try_into().unwrap()));
+        self.held(SanType::URI("spiffe://test.example/sidecar".try_into().unwrap()))
+    }
+
+    /// What shows this name.
+    pub fn held(&self, name: SanType) -> Held {
+        let (certificate, key) = self.sign(name);
         Held { certificate: certificate.pem(), key: key.serialize_pem(), der: certificate.der().to_vec() }
     }
 

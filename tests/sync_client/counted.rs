@@ -10,7 +10,7 @@ use crate::common::wait_for;
 use crate::common::world::World;
 use crate::sidecar::{Fleet, answers, end, granted, nobody, snapshot};
 
-fn counted(id: &str, uses: u32) -> Grant {
+pub fn counted(id: &str, uses: u32) -> Grant {
     Grant { uses_max: Some(uses), ..granted(id, "allowed.read", "allowed/**") }
 }
 

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use leasehold::app::clock::SystemClock;
+use leasehold::app::relay::{RunningRelay, start_relay};
 use leasehold::config::parse_relay_with;
 use leasehold::domain::grant::GrantState;
 use leasehold::domain::id::{BackendName, GrantId, Revision};
@@ -18,13 +19,15 @@ use leasehold::sync::relay::Relay;
 use leasehold::sync::stream::Stream;
 use leasehold::sync::{GrantSource, Sink};
 use leasehold::wire::v1;
+use rcgen::SanType;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use crate::common::wait_for;
+use crate::counted::counted;
 use crate::follow::{Follows, end, grant, snapshot};
 use crate::server::Server;
-use crate::sidecar::Fleet;
+use crate::sidecar::{self, Fleet, granted};
 
 /// A server whose hub follows another server.
 struct Between {
@@ -91,7 +94,7 @@ fn ends_and_evidence_pass_through_and_silence_at_the_origin_is_silence_everywher
 }
 
 #[test]
-fn a_relay_does_not_say_of_itself_what_only_those_behind_it_know() {
+fn a_relay_says_that_an_end_is_enforced_once_all_behind_it_say_so() {
     let origin = Server::start(None);
     origin.state(snapshot(1, &["g1"]));
     let between = Between::start(&origin, LONG);
@@ -102,6 +105,9 @@ fn a_relay_does_not_say_of_itself_what_only_those_behind_it_know() {
     wait_for("the relay to know", || (between.server.hub.head() == Some(Revision(2))).then_some(()));
     assert_eq!(follows.state("g1"), Some(GrantState::Active));
     assert!(origin.hub.settle().is_empty(), "an end that is not enforced is not called so");
+    between.server.manner.mute.store(false, Ordering::SeqCst);
+    origin.enforced();
+    assert_eq!(follows.state("g1"), Some(GrantState::Revoked));
 }
 
 #[test]
@@ -134,35 +140,94 @@ fn behind_a_relay_the_origins_clock_counts_where_it_is_ahead() {
     assert!(pong.server_time >= before.wall.plus(Duration::from_secs(100)).as_micros());
 }
 
-/// The same relay as the program runs it, from its configuration.
-#[test]
-fn a_configured_relay_follows_and_stops() {
-    let fleet = Fleet::start(1);
-    fleet.state(|| snapshot(7, &["g1"]));
-    let folder = tempfile::tempdir().unwrap();
-    let held = fleet.authority.sidecar();
-    for (name, text) in [("a.crt", &held.certificate), ("a.key", &held.key), ("ca.pem", &fleet.authority.pem)] {
-        std::fs::write(folder.path().join(name), text).unwrap();
-    }
-    let text = format!(
-        "relay:
+/// A relay as the program runs it, in a folder of its own.
+struct Running {
+    relay: Option<RunningRelay>,
+    runtime: Runtime,
+    _folder: tempfile::TempDir,
+}
+
+impl Running {
+    fn start(fleet: &Fleet, sidecars: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (held, server) =
+            (fleet.authority.sidecar(), fleet.authority.held(SanType::IpAddress([127, 0, 0, 1].into())));
+        for (name, text) in [
+            ("a.crt", &held.certificate),
+            ("a.key", &held.key),
+            ("ca.pem", &fleet.authority.pem),
+            ("s.crt", &server.certificate),
+            ("s.key", &server.key),
+        ] {
+            std::fs::write(folder.path().join(name), text).unwrap();
+        }
+        let text = format!(
+            "relay:
   upstream: {{addresses: ['https://{}'], tls: {{certificate: a.crt, key: a.key, ca: ca.pem}}}}
+  address: 127.0.0.1:0
   trust_domain: test.example
-  tls: {{certificate: a.crt, key: a.key, client_ca: ca.pem}}
+  tls: {{certificate: s.crt, key: s.key, client_ca: ca.pem}}
   backends: [shop]
-  sidecars: ['spiffe://test.example/*']
+  sidecars: ['{sidecars}']
 ",
-        fleet.servers[0].address
-    );
-    let config = parse_relay_with(&text, &folder.path().join("relay.yaml"), &|_| None).unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let following = runtime.block_on(leasehold::app::relay::follow(&config)).unwrap();
-    assert_eq!(following.hub.head(), Some(Revision(7)));
-    assert!(following.status.is_connected());
-    runtime.block_on(following.stop());
-    wait_for("its stream to end", || {
-        fleet.servers[0].hub.sessions().iter().all(|session| !session.is_connected()).then_some(())
-    });
+            fleet.servers[0].address
+        );
+        let config = parse_relay_with(&text, &folder.path().join("relay.yaml"), &|_| None).unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let relay = runtime.block_on(start_relay(&config)).unwrap();
+        Self { relay: Some(relay), runtime, _folder: folder }
+    }
+
+    fn relay(&self) -> &RunningRelay {
+        self.relay.as_ref().unwrap()
+    }
+
+    fn stop(mut self) {
+        self.runtime.block_on(self.relay.take().unwrap().stop());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _inside = self.runtime.enter();
+        drop(self.relay.take());
+    }
+}
+
+#[test]
+fn a_sidecar_behind_a_relay_serves_as_one_beside_the_control_plane() {
+    let mut fleet = Fleet::start(1);
+    fleet.state(|| sidecar::snapshot(7, vec![counted("g1", 2), granted("g2", "upload", "upload")]));
+    fleet.servers[0].manner.uses_max.store(2, Ordering::SeqCst);
+    let running = Running::start(&fleet, "spiffe://test.example/*");
+    assert_eq!(running.relay().hub().head(), Some(Revision(7)));
+    // The sidecar knows of the relay alone.
+    let origin = fleet.servers.remove(0);
+    fleet.others = vec![running.relay().address()];
+    let world = fleet.sidecar(|_| {}, "");
+    let call = || world.call("GET", "/allowed/a");
+    assert_eq!([call().status, call().status, call().status], [200, 200, 403]);
+    assert_eq!(world.call("POST", "/upload").status, 200);
+    origin.change(sidecar::end("g2", GrantState::Revoked));
+    origin.enforced();
+    assert_eq!(world.call("POST", "/upload").status, 403, "what is called enforced is");
+    world.stop();
+    running.stop();
+    let told =
+        wait_for("the uses", || Some(origin.manner.activity.lock().unwrap().clone()).filter(|all| all.len() == 2));
+    assert_eq!(told, [("g1".to_owned(), 2), ("g2".to_owned(), 1)].into());
+}
+
+#[test]
+fn a_relay_is_followed_by_those_it_names() {
+    let mut fleet = Fleet::start(1);
+    fleet.state(|| sidecar::snapshot(1, vec![granted("g1", "allowed.read", "**")]));
+    let running = Running::start(&fleet, "spiffe://test.example/other");
+    let _origin = fleet.servers.remove(0);
+    fleet.others = vec![running.relay().address()];
+    let world = fleet.sidecar(|_| {}, "  first_view: 500ms");
+    assert_eq!(world.call("GET", "/allowed/a").json()["reason"], "stale_source");
+    assert!(running.relay().hub().sessions().is_empty());
 }
 
 #[test]

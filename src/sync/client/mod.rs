@@ -71,6 +71,9 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Acknowledgements that nobody waits for.
 const ACK_EVERY: Duration = Duration::from_millis(50);
 
+/// What those behind a relay say within this time is passed on together.
+const ACK_TOGETHER: Duration = Duration::from_millis(5);
+
 /// Pings that others ask for.
 const ASKED_EVERY: Duration = Duration::from_millis(20);
 
@@ -209,8 +212,8 @@ impl ControlSource {
         }
     }
 
-    /// Has the source asked for evidence whenever somebody who follows `hub` asks for it. What is enforced behind the hub it
-    /// does not know, so it acknowledges nothing: the origin counts it as one that may not know yet.
+    /// Has the source asked for evidence whenever somebody who follows `hub` asks for it, and acknowledge no more than all
+    /// of them enforce.
     #[must_use]
     pub fn relaying(mut self, hub: Arc<Hub>) -> Self {
         self.behind = Some(hub);
@@ -309,6 +312,11 @@ impl ControlSource {
                 link.ping = link.ping.min((link.pinged + ASKED_EVERY).max(Instant::now()));
                 return Ok(());
             }
+            () = acknowledged(self.behind.as_deref()) => {
+                // Very many say so one after another, and each time all are looked at.
+                link.ack.get_or_insert(Instant::now() + ACK_TOGETHER);
+                return Ok(());
+            }
             frame = link.frames.message() => frame,
         };
         match frame {
@@ -329,6 +337,10 @@ impl ControlSource {
         }
         if now >= link.ping {
             (link.pinged, link.ping) = (now, now + self.pace.ping);
+            if self.behind.is_some() {
+                // Somebody's evidence may have run out, which nobody says.
+                link.ack.get_or_insert(now);
+            }
             let asked = self.clock.now();
             if link.out.has_room()
                 && let Some(ping) = self.follower.ping(asked.uptime)
@@ -340,7 +352,7 @@ impl ControlSource {
             }
         }
         if link.ack.is_some_and(|at| now >= at) {
-            link.acknowledge(&mut self.follower);
+            link.acknowledge(&mut self.follower, self.behind.as_deref());
         }
         if let Some(telling) = self.telling.as_mut().filter(|telling| now >= telling.due) {
             telling.tell(&link.out);
@@ -387,11 +399,11 @@ impl ControlSource {
         if self.follower.held() != held && held.is_none() {
             link.proved = link.heard;
         }
-        if self.follower.held() != held && self.behind.is_none() {
+        if self.follower.held() != held {
             link.ack.get_or_insert(link.heard + ACK_EVERY);
         }
-        if ended && self.behind.is_none() {
-            link.acknowledge(&mut self.follower);
+        if ended {
+            link.acknowledge(&mut self.follower, self.behind.as_deref());
         }
         if self.sink.proofs() != proofs {
             link.proved = link.heard;
@@ -430,11 +442,17 @@ impl ControlSource {
 }
 
 impl Link {
-    fn acknowledge(&mut self, follower: &mut Follower) {
+    fn acknowledge(&mut self, follower: &mut Follower, behind: Option<&Hub>) {
         self.ack = None;
         if !self.out.has_room() {
             self.ack = Some(Instant::now() + ACK_EVERY);
-        } else if let Some(ack) = follower.ack() {
+            return;
+        }
+        let ack = match behind {
+            None => follower.ack(),
+            Some(hub) => hub.enforced().and_then(|enforced| follower.ack_up_to(enforced)),
+        };
+        if let Some(ack) = ack {
             self.out.send(ack);
         }
     }
@@ -450,6 +468,13 @@ impl Link {
 #[allow(clippy::cast_precision_loss, reason = "a part of a pause")]
 fn fraction() -> f64 {
     (connect::random() >> 11) as f64 / (1u64 << 53) as f64
+}
+
+async fn acknowledged(hub: Option<&Hub>) {
+    match hub {
+        Some(hub) => hub.acknowledged().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn asked(hub: Option<&Hub>) {
