@@ -17,7 +17,7 @@ use crate::config::{ControlSync, RelayConfig, SyncSigner};
 use crate::domain::id::{BackendName, GrantId};
 use crate::domain::principal::Principal;
 use crate::domain::time::Clock;
-use crate::sync::client::{Status, Upstreams, Use as Taken};
+use crate::sync::client::{Status, Upstreams};
 use crate::sync::follower::About;
 use crate::sync::hub::Hub;
 use crate::sync::relay::Relay;
@@ -92,12 +92,7 @@ impl Origin for Passing {
             if !self.config.sidecars.iter().any(|pattern| pattern.matches(&sidecar)) {
                 return Err(Failed::Forbidden(format!("{sidecar} may not follow this relay")));
             }
-            match self.relay.consume(&grant, &use_id).await {
-                Ok(Taken::Taken) => Ok(Use::Taken),
-                Ok(Taken::Exhausted) => Ok(Use::Exhausted),
-                Ok(Taken::Ended) => Ok(Use::Ended),
-                Err(error) => Err(Failed::Unavailable(error)),
-            }
+            self.relay.consume(&grant, &use_id).await.map_err(Failed::Unavailable)
         })
     }
 

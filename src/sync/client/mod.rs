@@ -29,6 +29,7 @@ use crate::domain::view::{Change, Snapshot};
 use crate::wire::v1;
 use crate::wire::v1::server_frame::Frame;
 
+pub use super::server::Use;
 use activity::Telling;
 pub use activity::{Activity, Uses};
 pub use connect::{Address, Servers, Upstreams};
@@ -36,7 +37,6 @@ use outgoing::Outgoing;
 use status::Offset;
 pub use status::Status;
 pub use tls::{TlsError, TlsSettings};
-pub use uses::Use;
 
 /// How soon everything happens; all of it follows from how old a view may be.
 #[derive(Debug, Clone, Copy)]

@@ -5,21 +5,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::{Code, Request};
 
+use super::super::server::Use;
 use super::connect::Upstreams;
 use crate::domain::id::GrantId;
 use crate::wire::v1;
 use crate::wire::v1::consume_reply::Outcome;
-
-/// What came of asking for a use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Use {
-    /// It is taken.
-    Taken,
-    /// There is none left.
-    Exhausted,
-    /// The grant ended.
-    Ended,
-}
 
 /// How long a call waits for its use.
 const WITHIN: Duration = Duration::from_secs(5);
