@@ -121,7 +121,7 @@ async fn start_control_with(
     let mut sync = None;
     if let Some(listens) = &control.sync {
         let (upkeep, serving) = (upkeep.clone(), serving.clone());
-        let ground = publish::Ground { hub: &hub, engine: &engine, enrolment, upkeep, serving };
+        let ground = publish::Ground { hub: &hub, engine: &engine, store: &store, enrolment, upkeep, serving };
         let (bound, serves) = publish::listen(config, listens, ground, &mut tasks).await?;
         sync = Some(bound);
         served.push(serves);
