@@ -111,6 +111,7 @@ async fn start_control_with(
         }),
         reports: Arc::clone(&reports),
         enrolment: enrolment.clone(),
+        stop: serving.clone(),
         registry: metrics.registry().clone(),
     })?;
     let greet = api::serve::anybody();

@@ -15,3 +15,4 @@ mod enforce;
 mod enrol;
 mod follow;
 mod replicas;
+mod watch;
