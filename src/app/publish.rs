@@ -248,7 +248,15 @@ pub(super) async fn listen(
         let lives = mark.is_none().then_some(publish::STRANGER_LIVES);
         Ok(Greeted { mark, lives })
     });
-    let served = tokio::spawn(serve::serve(listener, routes, Some(tls), greet, serving, control.drain_timeout));
+    let served = tokio::spawn(serve::serve(
+        listener,
+        routes,
+        Some(tls),
+        greet,
+        serve::SIDECARS_MAX,
+        serving,
+        control.drain_timeout,
+    ));
     tracing::info!(%address, "listening for sidecars");
     Ok((address, served))
 }
