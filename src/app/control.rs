@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::clock::SystemClock;
 use super::source::Beside;
 use super::{LOOK_EVERY, Running, build, publish, start_beside, stop_signal};
-use crate::config::{Config, ControlConfig, StoreAddress};
+use crate::config::{self, Config, ControlConfig, StoreAddress};
 use crate::control::api::{self, LocalToken, serve::CurrentTls};
 use crate::control::catalogue::LOCAL_ADMIN;
 use crate::control::command::{Command, Reply};
@@ -102,24 +102,28 @@ async fn start_control_with(
         verifier,
         local: Some(local),
         calls_per_second: control.calls_per_second,
-        login: control.login.as_ref().map(|login| api::Login {
-            issuer: login.issuer.clone(),
-            client_id: login.client_id.clone(),
-            scopes: login.scopes.clone(),
-        }),
+        login: control.login.as_ref().map(login),
         reports: Arc::clone(&reports),
         enrolment: enrolment.clone(),
+        stop: serving.clone(),
         registry: metrics.registry().clone(),
     })?;
-    let greet = api::serve::anybody();
-    let mut served =
-        vec![tokio::spawn(api::serve::serve(listener, router, tls, greet, serving.clone(), config.drain_timeout))];
+    let (greet, most) = (api::serve::anybody(), api::serve::CONNECTIONS_MAX);
+    let mut served = vec![tokio::spawn(api::serve::serve(
+        listener,
+        router,
+        tls,
+        greet,
+        most,
+        serving.clone(),
+        config.drain_timeout,
+    ))];
     let feed = Beside::new(Arc::clone(&store), engine.clone());
     publish::fill(feed, &hub, &mut tasks, upkeep.clone()).await?;
     let mut sync = None;
     if let Some(listens) = &control.sync {
         let (upkeep, serving) = (upkeep.clone(), serving.clone());
-        let ground = publish::Ground { hub: &hub, engine: &engine, enrolment, upkeep, serving };
+        let ground = publish::Ground { hub: &hub, engine: &engine, store: &store, enrolment, upkeep, serving };
         let (bound, serves) = publish::listen(config, listens, ground, &mut tasks).await?;
         sync = Some(bound);
         served.push(serves);
@@ -192,6 +196,11 @@ impl Drop for RunningControl {
         self.upkeep.cancel();
         self.served.iter().for_each(tokio::task::JoinHandle::abort);
     }
+}
+
+fn login(config: &config::Login) -> api::Login {
+    let config::Login { issuer, client_id, scopes } = config.clone();
+    api::Login { issuer, client_id, scopes }
 }
 
 /// Whose proofs are good at the API.

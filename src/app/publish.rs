@@ -19,7 +19,7 @@ use super::source::Beside;
 use crate::config::{ControlConfig, ControlSync, SyncSigner};
 use crate::control::api::serve::{self, Greeted};
 use crate::control::engine::Engine;
-use crate::control::publish::{self, Enrolment, Publisher, Replicas, Reports};
+use crate::control::publish::{self, Enrolment, Publisher, Replicas, Reports, Usage};
 use crate::control::store::Store;
 use crate::control::store::sql::SqlStore;
 use crate::domain::id::Revision;
@@ -209,6 +209,7 @@ pub(super) fn enrolment(
 pub(super) struct Ground<'g> {
     pub(super) hub: &'g Arc<Hub>,
     pub(super) engine: &'g Engine,
+    pub(super) store: &'g Arc<SqlStore>,
     pub(super) enrolment: Option<Arc<Enrolment>>,
     /// Ends the upkeep, and before it the serving.
     pub(super) upkeep: CancellationToken,
@@ -222,14 +223,16 @@ pub(super) async fn listen(
     ground: Ground<'_>,
     tasks: &mut JoinSet<()>,
 ) -> anyhow::Result<(SocketAddr, tokio::task::JoinHandle<()>)> {
-    let Ground { hub, engine, enrolment, upkeep, serving } = ground;
+    let Ground { hub, engine, store, enrolment, upkeep, serving } = ground;
     let own = match (&config.signer, &enrolment) {
         (SyncSigner::Own { names, .. }, Some(enrolment)) => {
             Some((Served::new(&control.control.data, names), Arc::clone(enrolment)))
         }
         _ => None,
     };
-    let publisher = Arc::new(Publisher::new(engine.clone(), enrolment));
+    let usage = Arc::new(Usage::new(Arc::clone(store), engine.clone(), Arc::clone(hub.clock())));
+    tasks.spawn(Arc::clone(&usage).run(upkeep.clone()));
+    let publisher = Arc::new(Publisher::new(engine.clone(), enrolment, usage));
     let at = Listening { config, key: "control.sync", hub, upkeep, serving, drain: control.drain_timeout };
     serve_to(at, publisher, own, tasks).await
 }
@@ -269,7 +272,7 @@ pub(super) async fn serve_to<O: Origin>(
         let lives = mark.is_none().then_some(publish::STRANGER_LIVES);
         Ok(Greeted { mark, lives })
     });
-    let served = tokio::spawn(serve::serve(listener, routes, Some(tls), greet, serving, drain));
+    let served = tokio::spawn(serve::serve(listener, routes, Some(tls), greet, serve::SIDECARS_MAX, serving, drain));
     tracing::info!(%address, "listening for sidecars");
     Ok((address, served))
 }

@@ -44,7 +44,7 @@ fn ours(error: impl std::fmt::Display) -> AuthorityError {
     AuthorityError::Ours(error.to_string())
 }
 
-/// A key and its certificate, PEM.
+/// A key and its certificate, with its issuer where that is another, PEM.
 #[derive(Debug)]
 pub struct Pair {
     /// The private key.
@@ -58,6 +58,7 @@ pub struct Pair {
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
+    pem: String,
     trust_domain: String,
 }
 
@@ -101,7 +102,8 @@ impl Authority {
         let key = KeyPair::from_pem(&kept.key).map_err(ours)?;
         let certificate = CertificateDer::from_pem_slice(kept.certificate.as_bytes()).map_err(ours)?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(ours)?;
-        Ok(Self { issuer, certificate, trust_domain: trust_domain.to_owned() })
+        let pem = kept.certificate.clone();
+        Ok(Self { issuer, certificate, pem, trust_domain: trust_domain.to_owned() })
     }
 
     /// Its certificate, DER.
@@ -171,7 +173,8 @@ impl Authority {
         params.serial_number = Some(serial()?);
         validity(&mut params, now, SERVER_SECONDS);
         let certificate = params.signed_by(&key, &self.issuer).map_err(ours)?;
-        let chain = certificate.pem();
+        // Whoever joins knows the authority by its digest alone, and finds it here.
+        let chain = certificate.pem() + &self.pem;
         Ok(Pair { key: key.serialize_pem().into(), certificate: chain })
     }
 }

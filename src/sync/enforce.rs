@@ -210,3 +210,123 @@ impl Least {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+    use crate::domain::time::{Clock, Now, Timestamp};
+    use crate::domain::view::Snapshot;
+    use crate::sync::Sink;
+    use crate::sync::hub::Hub;
+    use crate::sync::session::Heard;
+    use crate::sync::stream::Stream;
+    use crate::wire::v1;
+
+    #[derive(Debug)]
+    struct Steps(AtomicI64);
+
+    impl Clock for Steps {
+        fn now(&self) -> Now {
+            let micros = self.0.fetch_add(1, Ordering::Relaxed);
+            Now { wall: Timestamp::from_micros(micros), uptime: Uptime::from_micros(micros) }
+        }
+    }
+
+    const SECOND: i64 = 1_000_000;
+
+    fn hub() -> (Arc<Steps>, Arc<Hub>) {
+        let clock = Arc::new(Steps(AtomicI64::new(100 * SECOND)));
+        let hub = Arc::new(Hub::new(Arc::clone(&clock) as Arc<dyn Clock>));
+        (clock, hub)
+    }
+
+    fn sidecar() -> Principal {
+        Principal::parse("spiffe://prod.test/sidecar/a").expect("a name")
+    }
+
+    fn shop() -> BackendName {
+        BackendName::new("shop").expect("a name")
+    }
+
+    fn open(hub: &Arc<Hub>) -> Stream {
+        let subscribe = v1::Subscribe {
+            backends: vec!["shop".to_owned()],
+            boot_id: "b1".to_owned(),
+            staleness_max_ms: 30_000,
+            ..v1::Subscribe::default()
+        };
+        Stream::open(Arc::clone(hub), sidecar(), subscribe, |_, _| true).expect("a stream")
+    }
+
+    /// Asks for evidence; whether it comes once the source was read.
+    fn is_answered(hub: &Arc<Hub>, stream: &mut Stream) -> bool {
+        let ping = v1::client_frame::Frame::Ping(v1::Ping { nonce: 1 });
+        stream.take(v1::ClientFrame { frame: Some(ping) }, hub.clock().now().uptime).expect("taken");
+        answered(hub, stream)
+    }
+
+    fn answered(hub: &Arc<Hub>, stream: &mut Stream) -> bool {
+        hub.prove(hub.clock().now().uptime);
+        let frames = std::iter::from_fn(|| stream.next(hub.clock().now()));
+        frames.into_iter().any(|frame| matches!(frame.frame, Some(v1::server_frame::Frame::Pong(_))))
+    }
+
+    fn heard(connected: bool, acked: u64, fresh_until: i64) -> Heard {
+        Heard {
+            sidecar: sidecar(),
+            boot_id: "b1".to_owned(),
+            version: String::new(),
+            backends: [shop()].into(),
+            staleness_max: Some(Duration::from_secs(30)),
+            connected,
+            acked: Some(Revision(acked)),
+            fresh_until: Uptime::from_micros(fresh_until * SECOND),
+        }
+    }
+
+    fn report(hub: &Hub, revision: u64) -> (usize, usize, usize) {
+        let of = Of::Only([shop()].into());
+        let found = enforcement(&hub.everybody(), &of, Revision(revision), hub.clock().now().uptime);
+        (found.enforced, found.lapsed, found.pending.len())
+    }
+
+    #[test]
+    fn nobody_gets_evidence_before_others_could_have_heard_of_them() {
+        let (clock, hub) = hub();
+        hub.share();
+        hub.replace(Snapshot::default()).expect("a view");
+        let mut stream = open(&hub);
+        assert!(!is_answered(&hub, &mut stream), "nobody was told anything");
+        hub.told(&[], clock.now().uptime, Duration::from_secs(5));
+        assert!(!answered(&hub, &mut stream), "others were told, and not of this one");
+        hub.told(&hub.sessions(), clock.now().uptime, Duration::from_secs(5));
+        assert!(answered(&hub, &mut stream));
+        clock.0.fetch_add(6 * SECOND, Ordering::Relaxed);
+        assert!(!is_answered(&hub, &mut stream), "it was not said for too long");
+        hub.told(&hub.sessions(), clock.now().uptime, Duration::from_secs(5));
+        assert!(answered(&hub, &mut stream));
+    }
+
+    #[test]
+    fn what_several_servers_say_of_one_process_is_put_together() {
+        let (clock, hub) = hub();
+        hub.hear(vec![heard(true, 4, 130)]);
+        assert_eq!((report(&hub, 4), report(&hub, 5)), ((1, 0, 0), (0, 0, 1)));
+        hub.hear(vec![heard(false, 4, 130), heard(true, 5, 120)]);
+        assert_eq!((report(&hub, 5), report(&hub, 6)), ((1, 0, 0), (0, 0, 1)));
+        // It comes here, and what it had elsewhere counts until it is over.
+        hub.replace(Snapshot { revision: Revision(6), ..Snapshot::default() }).expect("a view");
+        let stream = open(&hub);
+        hub.hear(vec![heard(false, 5, 140)]);
+        assert_eq!((report(&hub, 5), report(&hub, 6)), ((1, 0, 0), (0, 0, 1)));
+        clock.0.fetch_add(35 * SECOND, Ordering::Relaxed);
+        assert_eq!(report(&hub, 6), (0, 0, 1), "it may have evidence from elsewhere");
+        clock.0.fetch_add(6 * SECOND, Ordering::Relaxed);
+        assert_eq!(report(&hub, 6), (0, 1, 0));
+        drop(stream);
+        hub.hear(Vec::new());
+        assert_eq!(report(&hub, 6), (0, 1, 0));
+    }
+}

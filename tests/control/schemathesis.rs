@@ -19,6 +19,8 @@ fn the_api_is_as_it_is_described() {
         .arg(format!("http://{}/v1/openapi.json", plane.api))
         .args(["--header", &format!("Authorization: Bearer {}", plane.local)])
         .args(["--checks", CHECKS, "--max-examples", "20", "--seed", "20261125"])
+        // It has no end.
+        .args(["--exclude-path", "/v1/watch"])
         .args(["--warnings", "off", "--no-color"])
         .current_dir(plane.path())
         .output()

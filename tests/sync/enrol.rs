@@ -62,6 +62,9 @@ fn a_token_is_good_for_one_certificate() {
     let pinned: String = pinned.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     assert!(made.ends_with(&format!(".{pinned}")), "it knew before: {made}");
     assert_eq!(follow(&world, &root, Some(shown.clone())), Ok(()));
+    let served = world.path().join("leasehold.data/sync.pem");
+    let served: Vec<_> = CertificateDer::pem_file_iter(served).unwrap().map(Result::unwrap).collect();
+    assert_eq!((served.len(), &served[1]), (2, &root), "the authority is shown, to be held to the digest");
     let again = enroll(&world, &root, &made, None).unwrap_err();
     assert_eq!(again.code(), Code::PermissionDenied);
     for wrong in ["x", "lhj_", "lhj_x.y", &made.replace("lhj_", "lhj_x")] {

@@ -7,6 +7,7 @@ use leasehold::wire::v1::server_frame::Frame;
 use serde_json::{Value, json};
 use tonic::Code;
 
+use crate::common::wait_for;
 use crate::follower::{ended, subscribe};
 use crate::world::World;
 
@@ -111,4 +112,31 @@ fn a_stopping_server_says_farewell() {
         }
         stopping.await.unwrap();
     });
+}
+
+#[test]
+fn what_sidecars_say_of_use_is_shown() {
+    let world = World::start();
+    let (grant, foreign) = (world.grant("shop-read"), world.grant("bank-read"));
+    let (mut one, mut two) = (world.sidecar("shop-1"), world.sidecar("shop-2"));
+    let at = 1_700_000_000_000_000;
+    let used = |grant: &str, last_used, calls| v1::GrantActivity { grant: grant.to_owned(), last_used, calls };
+    world.runtime.block_on(async {
+        one.follow(subscribe(&["shop"])).await.unwrap();
+        two.follow(subscribe(&["shop"])).await.unwrap();
+        let grants = vec![used(&grant, at, 3), used(&foreign, at, 7), used("grt_none", at, 1)];
+        one.say(Said::Activity(v1::Activity { grants })).await;
+        two.say(Said::Activity(v1::Activity { grants: vec![used(&grant, at + 1_000_000, 2)] })).await;
+    });
+    let shown = |grant: &str| world.done("local", "GET", &format!("/v1/grants/{grant}"), &Value::Null);
+    let seen = wait_for("both to be written", || Some(shown(&grant)).filter(|shown| shown["calls"] == 5));
+    assert_eq!(seen["last_used"], "2023-11-14T22:13:21Z");
+    let ahead = vec![used(&grant, i64::MAX, 1)];
+    world.runtime.block_on(one.say(Said::Activity(v1::Activity { grants: ahead })));
+    let seen = wait_for("the next", || Some(shown(&grant)).filter(|shown| shown["calls"] == 6));
+    let last: jiff::Timestamp = seen["last_used"].as_str().unwrap().parse().unwrap();
+    assert!(last <= jiff::Timestamp::now(), "a clock that is ahead makes nothing younger");
+    assert_eq!(shown(&foreign).get("calls"), None, "it is not theirs to say");
+    let listed = world.done("local", "GET", "/v1/grants", &Value::Null);
+    assert!(listed["items"].as_array().unwrap().iter().any(|listed| listed["calls"] == 6), "{listed}");
 }

@@ -15,4 +15,5 @@ mod enforce;
 mod enrol;
 mod follow;
 mod replicas;
+mod watch;
 mod whole;

@@ -152,9 +152,13 @@ impl World {
         self.runtime.block_on(Follower::connect(self.sync(), &self.authority.der, Some(shown))).unwrap()
     }
 
+    pub fn token(&self, who: &str) -> String {
+        if who == "local" { self.local.clone() } else { self.issuer.token(who) }
+    }
+
     #[track_caller]
     pub fn call(&self, who: &str, method: &str, target: &str, body: &Value) -> Answer {
-        let token = if who == "local" { self.local.clone() } else { self.issuer.token(who) };
+        let token = self.token(who);
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let mut client = Client::connect(self.api());
         let head = format!(

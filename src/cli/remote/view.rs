@@ -26,6 +26,7 @@ pub(super) const GRANTS: &[Column] = &[
     ("RESOURCES", |grant, _| text(grant, &["/resources"])),
     ("EXPIRES", |grant, now| when(grant, &["/expires_at"], now)),
     ("USES", |grant, _| uses(grant)),
+    ("USED", |grant, now| when(grant, &["/last_used"], now)),
     ("TASK", |grant, _| text(grant, &["/task"])),
 ];
 
@@ -181,6 +182,8 @@ pub(super) fn grant(grant: &Value, now: Timestamp) -> String {
         ("began", if of(&["/began_at"]) == of(&["/created_at"]) { String::new() } else { at(&["/began_at"]) }),
         ("expires", at(&["/expires_at"])),
         ("uses", uses(grant)),
+        ("last used", at(&["/last_used"])),
+        ("calls", of(&["/calls"])),
         ("task", of(&["/task"])),
         ("entitlement", of(&["/entitlement"])),
         ("request", of(&["/request"])),

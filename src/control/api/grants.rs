@@ -96,8 +96,11 @@ async fn list(
     let keep = |row: &GrantRow| (sees_all || caller.holds(row)) && wanted.selects(row);
     let mut rows = api.store.view().await?;
     let (found, next) = scan(&mut rows, query, size, keep).await?;
+    drop(rows);
+    let ids: Vec<GrantId> = found.iter().map(|row| row.grant.id.clone()).collect();
+    let used = api.store.activity(&ids).await?;
     Ok(Json(Listed {
-        items: found.iter().map(GrantView::from).collect(),
+        items: found.iter().map(|row| GrantView::from(row).used(used.get(&row.grant.id))).collect(),
         next_page_token: next.map(|id| page::token(&caller.principal, &question, &id)),
     }))
 }
@@ -139,7 +142,8 @@ async fn show(
 ) -> Result<Json<GrantView>, Problem> {
     let id = name.id(GrantId::new)?;
     let row = api.watch(&wait, || api.visible_grant(&caller, &id), |row| row.state != GrantState::Active).await?;
-    Ok(Json(GrantView::from(&row)))
+    let used = api.store.activity(std::slice::from_ref(&id)).await?;
+    Ok(Json(GrantView::from(&row).used(used.get(&id))))
 }
 
 impl Api {

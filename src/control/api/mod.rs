@@ -26,6 +26,7 @@ pub mod serve;
 mod sidecars;
 mod sight;
 mod view;
+mod watch;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -37,6 +38,8 @@ use axum::middleware::from_fn_with_state;
 use http::StatusCode;
 use prometheus::Registry;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 use uuid::{ContextV7, Uuid};
 
@@ -84,6 +87,8 @@ pub struct Parts {
     pub reports: Arc<Reports>,
     /// Where sidecars join, if we sign for them.
     pub enrolment: Option<Arc<Enrolment>>,
+    /// Ends what has no end of its own.
+    pub stop: CancellationToken,
     /// Where what is counted of calls is registered.
     pub registry: Registry,
 }
@@ -102,6 +107,8 @@ struct Api {
     ids: std::sync::Mutex<ContextV7>,
     reports: Arc<Reports>,
     enrolment: Option<Arc<Enrolment>>,
+    watchers: Arc<Semaphore>,
+    stop: CancellationToken,
 }
 
 impl Api {
@@ -133,6 +140,8 @@ pub fn router(parts: Parts) -> prometheus::Result<Router> {
         ids: std::sync::Mutex::new(ContextV7::new()),
         reports: parts.reports,
         enrolment: parts.enrolment,
+        watchers: Arc::new(Semaphore::new(watch::WATCHERS_MAX)),
+        stop: parts.stop,
     });
     let (router, _) = openapi::routes().split_for_parts();
     let router = router

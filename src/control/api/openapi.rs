@@ -30,6 +30,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
         .merge(super::grants::routes())
         .merge(super::overlay::routes())
         .merge(super::sidecars::routes())
+        .merge(super::watch::routes())
         .merge(super::policy::routes())
         .merge(super::records::routes())
         .merge(super::authzen::routes())

@@ -40,7 +40,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
 /// A kill switch: criteria that are given must all hold. One without any stops everything, and says so with `all`.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct LockView {
+pub(super) struct LockView {
     /// Its id; made here where it is not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<String>,

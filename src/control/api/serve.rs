@@ -23,8 +23,11 @@ use super::Peer;
 /// The TLS in force; asked for each connection, so that a new certificate needs no restart.
 pub type CurrentTls = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;
 
-/// Most connections at a time.
-const CONNECTIONS_MAX: usize = 4_096;
+/// Most connections to the API at a time.
+pub const CONNECTIONS_MAX: usize = 4_096;
+
+/// Most sidecars at a time; each has one connection.
+pub const SIDECARS_MAX: usize = 16_384;
 
 /// From accepted to the end of the TLS handshake.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
@@ -55,10 +58,11 @@ pub async fn serve<T: Clone + Send + Sync + 'static>(
     router: Router,
     tls: Option<CurrentTls>,
     greet: Greet<T>,
+    connections_max: usize,
     stop: CancellationToken,
     drain: Duration,
 ) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let slots = Arc::new(Semaphore::new(connections_max));
     let calls = TaskTracker::new();
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { break };

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::control::route::Ruling;
+use crate::control::store::sql::Activity;
 use crate::control::store::{Ended, GrantRow, RequestRow, Review};
 use crate::domain::elevation::{Approval, Elevation};
 use crate::domain::entitlement::Step;
@@ -318,8 +319,23 @@ pub(super) struct GrantView {
     began_at: String,
     /// The revision of its last change.
     revision: u64,
+    /// When it was used last, as sidecars that follow said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    last_used: Option<String>,
+    /// How many calls they counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calls: Option<u64>,
     /// What happened to it.
     timeline: Vec<Moment>,
+}
+
+impl GrantView {
+    /// The same with how it was used.
+    pub(super) fn used(self, activity: Option<&Activity>) -> Self {
+        let last_used = activity.map(|activity| activity.last_used.to_string());
+        Self { last_used, calls: activity.map(|activity| activity.calls), ..self }
+    }
 }
 
 impl From<&GrantRow> for GrantView {
@@ -354,6 +370,8 @@ impl From<&GrantRow> for GrantView {
             created_at: row.created_at.to_string(),
             began_at: row.began_at.to_string(),
             revision: row.revision.0,
+            last_used: None,
+            calls: None,
             timeline,
         }
     }

@@ -10,6 +10,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 use crate::control::authority::{Authority, AuthorityError};
 use crate::control::command::Command;
@@ -44,7 +45,12 @@ pub struct Enrolment {
     engine: Engine,
     store: Arc<SqlStore>,
     clock: Arc<dyn Clock>,
+    /// Strangers who are heard at a time.
+    strangers: Semaphore,
 }
+
+/// Most strangers who are heard at a time; what they say costs a look into the store.
+const STRANGERS_MAX: usize = 4;
 
 fn unavailable(error: &dyn std::fmt::Display) -> Refusal {
     tracing::error!(%error, "a sidecar cannot be enrolled");
@@ -58,7 +64,7 @@ fn hashed(secret: &str) -> String {
 impl Enrolment {
     /// With this authority.
     pub fn new(authority: Authority, engine: Engine, store: Arc<SqlStore>, clock: Arc<dyn Clock>) -> Self {
-        Self { authority, engine, store, clock }
+        Self { authority, engine, store, clock, strangers: Semaphore::new(STRANGERS_MAX) }
     }
 
     /// Makes a token for a sidecar of that name, if `actor` may.
@@ -85,6 +91,8 @@ impl Enrolment {
         let refused = || Failed::Forbidden("the join token is not good, or not any more: make another".to_owned());
         let secret = token.strip_prefix(PREFIX).and_then(|rest| rest.split_once('.')).map(|(secret, _)| secret);
         let secret = secret.filter(|secret| secret.len() <= 64).ok_or_else(refused)?;
+        let busy = |_| Failed::Unavailable("too many join at once: try again in a moment".to_owned());
+        let _heard = self.strangers.try_acquire().map_err(busy)?;
         let now = self.clock.now().wall;
         let taken = self.store.take_join_token(&hashed(secret), now).await;
         let taken = taken.map_err(|error| Failed::from(unavailable(&error)))?.ok_or_else(refused)?;

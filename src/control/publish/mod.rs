@@ -3,6 +3,7 @@
 //! The store says what is in force; a hub keeps it for all streams ([`crate::sync`]). Here stands what only a control plane
 //! can answer them. A sidecar has the rights that the Backend documents name it for, and none at the API.
 
+mod activity;
 mod enrol;
 mod replicas;
 mod report;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub use activity::Usage;
 pub use enrol::{Enrolment, JoinToken};
 pub use replicas::Replicas;
 pub use report::{Report, Reports};
@@ -36,12 +38,13 @@ pub const STRANGER_LIVES: Duration = Duration::from_secs(30);
 pub struct Publisher {
     engine: Engine,
     enrolment: Option<Arc<Enrolment>>,
+    usage: Arc<Usage>,
 }
 
 impl Publisher {
     /// Answers from this engine, and signs where somebody is to.
-    pub fn new(engine: Engine, enrolment: Option<Arc<Enrolment>>) -> Self {
-        Self { engine, enrolment }
+    pub fn new(engine: Engine, enrolment: Option<Arc<Enrolment>>, usage: Arc<Usage>) -> Self {
+        Self { engine, enrolment, usage }
     }
 }
 
@@ -91,8 +94,11 @@ impl Origin for Publisher {
     }
 
     fn said(&self, sidecar: &Principal, said: Said) {
-        if let Said::Unusable { bundle, digest, error } = said {
-            tracing::error!(%sidecar, bundle, digest, error, "a sidecar cannot use a bundle: the last good one stays there");
+        match said {
+            Said::Used { grant, last, calls } => self.usage.note(sidecar, grant, last, calls),
+            Said::Unusable { bundle, digest, error } => {
+                tracing::error!(%sidecar, bundle, digest, error, "a sidecar cannot use a bundle: the last good one stays there");
+            }
         }
     }
 }

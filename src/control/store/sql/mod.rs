@@ -7,6 +7,7 @@
 //! Deliberately absent: a statement that only one engine has, but for how a transaction begins, what a connection is
 //! set to, and how control planes wake each other (`hints`).
 
+mod activity;
 mod compact;
 mod connect;
 mod copy;
@@ -25,6 +26,7 @@ use std::time::Duration;
 use sqlx::{Any, AnyPool};
 use tokio::sync::Mutex;
 
+pub use activity::Activity;
 pub use copy::{Copied, backup, copy};
 pub use replicas::ReplicaRow;
 pub use transaction::SqlTransaction;
