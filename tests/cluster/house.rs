@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::backend::{Backend, Then};
 use crate::issuer::{AUDIENCE, ISSUER, Issuer};
+use crate::partition::Network;
 use crate::postgres;
 use crate::tools::Server;
 use crate::wait_for;
@@ -84,17 +85,37 @@ pub struct House {
     controls: Vec<Option<Server>>,
     relay: Option<Server>,
     sidecars: Vec<Server>,
+    backend: Backend,
     _postgres: postgres::Server,
 }
 
 impl House {
     /// With so many sidecars, every other behind the relay.
     pub fn build(sidecars: usize) -> Self {
+        Self::build_with(sidecars, &[])
+    }
+
+    /// With a sidecar that will run inside a network of its own, and not yet does.
+    pub fn build_for(network: &Network) -> Self {
+        let control = network.control();
+        let house = Self::build_with(0, &[control.split(':').next().unwrap()]);
+        let addresses = format!("'https://{control}'");
+        let text = proxy(0, &network.sidecar(), "127.0.0.1:9901", &format!("http://{}", network.backend()), &addresses);
+        // The cables are ours alone.
+        let text = text
+            .replace("backends: [shop]}]", "backends: [shop], danger_plain_listener: true}]")
+            .replace("credential: shop}]", "credential: shop, danger_plain_upstream: true}]");
+        std::fs::write(house.folder.path().join("sidecar-0.yaml"), text).unwrap();
+        house
+    }
+
+    fn build_with(sidecars: usize, names: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let issuer = Issuer::new("k1");
         let postgres = postgres::Server::start();
         let street = Street(HOUSES.fetch_add(1, Ordering::Relaxed));
-        write_certificates(folder.path(), street, sidecars);
+        // One more than there are, for one that is started apart.
+        write_certificates(folder.path(), street, sidecars + 1, names);
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         write("keys.json", &issuer.jwks());
         write("documents.yaml", DOCUMENTS);
@@ -119,6 +140,7 @@ impl House {
             controls: (0..CONTROL_PLANES).map(|_| None).collect(),
             relay: None,
             sidecars: Vec::new(),
+            backend,
             _postgres: postgres,
         };
         for place in 0..CONTROL_PLANES {
@@ -167,6 +189,24 @@ impl House {
         drop(self.relay.take());
     }
 
+    /// Where a control plane is followed.
+    pub fn sync(&self, place: usize) -> String {
+        format!("{}:9903", self.street.address(place))
+    }
+
+    pub fn backend(&self) -> String {
+        self.backend.address.to_string()
+    }
+
+    /// Starts the sidecar of [`House::build_for`].
+    pub fn start_inside(&mut self, network: &Network) {
+        let log = std::fs::File::create(self.folder.path().join("inside.log")).unwrap();
+        let mut program = Command::new("ip");
+        program.args(["netns", "exec", network.name(), env!("CARGO_BIN_EXE_leasehold")]);
+        program.args(["proxy", "-c", "sidecar-0.yaml"]).current_dir(self.folder.path());
+        self.sidecars.push(Server::start(program.stdout(Stdio::null()).stderr(log)));
+    }
+
     pub fn signal_relay(&self, signal: Signal) {
         self.relay.as_ref().unwrap().signal(signal);
     }
@@ -189,11 +229,16 @@ impl House {
 
     /// The same for somebody else.
     pub fn call_as(&self, who: &str, sidecar: usize) -> Option<u16> {
+        self.call_at(who, &format!("{}:8000", self.street.sidecar(sidecar)))
+    }
+
+    /// The same at an address.
+    pub fn call_at(&self, who: &str, address: &str) -> Option<u16> {
         let head = format!(
             "GET /orders/7 HTTP/1.1\r\nhost: shop.test\r\nauthorization: Bearer {}\r\nconnection: close\r\n\r\n",
             self.issuer.token(who)
         );
-        let answer = exchange(&format!("{}:8000", self.street.sidecar(sidecar)), &head).ok()?;
+        let answer = exchange(address, &head).ok()?;
         answer.split(' ').nth(1)?.parse().ok()
     }
 
@@ -297,7 +342,7 @@ fn backend() -> Backend {
     })
 }
 
-fn write_certificates(folder: &Path, street: Street, sidecars: usize) {
+fn write_certificates(folder: &Path, street: Street, sidecars: usize, names: &[&str]) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -317,7 +362,8 @@ fn write_certificates(folder: &Path, street: Street, sidecars: usize) {
     };
     let uri = |name: &str| SanType::URI(format!("spiffe://prod.test/sidecar/{name}").as_str().try_into().unwrap());
     let ip = |host: String| SanType::IpAddress(host.parse().unwrap());
-    write("server", (0..CONTROL_PLANES).map(|place| ip(street.address(place))).collect());
+    let hosts = (0..CONTROL_PLANES).map(|place| street.address(place));
+    write("server", hosts.chain(names.iter().map(ToString::to_string)).map(ip).collect());
     write("relay", vec![uri("relay")]);
     write("relay-server", vec![ip(street.relay())]);
     for place in 0..sidecars {
@@ -374,10 +420,15 @@ fn sidecar(street: Street, place: usize, backend: SocketAddr) -> String {
     let host = street.sidecar(place);
     let addresses =
         if place.is_multiple_of(2) { upstreams(street) } else { format!("'https://{}:9903'", street.relay()) };
+    let at = [format!("{host}:8000"), format!("{host}:9901"), format!("http://{backend}")];
+    proxy(place, &at[0], &at[1], &at[2], &addresses)
+}
+
+fn proxy(place: usize, listens: &str, admin: &str, backend: &str, addresses: &str) -> String {
     format!(
-        "{}admin: {{address: '{host}:9901'}}
-listeners: [{{name: shop, address: '{host}:8000', backends: [shop]}}]
-backends: [{{name: shop, hosts: [shop.test], upstream: 'http://{backend}', action_map: actions.yaml, credential: shop}}]
+        "{}admin: {{address: '{admin}'}}
+listeners: [{{name: shop, address: '{listens}', backends: [shop]}}]
+backends: [{{name: shop, hosts: [shop.test], upstream: '{backend}', action_map: actions.yaml, credential: shop}}]
 credentials: [{{name: shop, source: {{file: secret}}, inject: {{bearer: true}}}}]
 audit: {{directory: audit-{place}}}
 grants:

@@ -10,6 +10,7 @@ mod client;
 mod house;
 #[path = "../common/issuer.rs"]
 mod issuer;
+mod partition;
 #[path = "../store/postgres.rs"]
 mod postgres;
 #[path = "../real/tools.rs"]
