@@ -8,12 +8,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 
 use super::{Bundle, Sink, digest_of};
-use crate::domain::grant::{Grant, GrantState};
+use crate::domain::grant::GrantState;
 use crate::domain::id::{BackendName, GrantId, LockId, Revision};
 use crate::domain::lock::Lock;
 use crate::domain::time::Uptime;
 use crate::domain::view::{Change, Snapshot, StatedGrant};
-use crate::wire::{Unreadable, v1};
+use crate::wire::{Shared, Unreadable, v1};
 
 /// What a follower says of itself.
 #[derive(Debug, Clone)]
@@ -91,6 +91,7 @@ pub struct Follower {
     bundle_revisions: BTreeMap<String, u64>,
     /// What this stream told of, whether it could be used or not.
     told: BTreeMap<String, String>,
+    shared: Shared,
     pings: VecDeque<(u64, Uptime)>,
     nonce: u64,
 }
@@ -114,6 +115,7 @@ impl Follower {
             bundles: BTreeMap::new(),
             bundle_revisions: BTreeMap::new(),
             told: BTreeMap::new(),
+            shared: Shared::default(),
             pings: VecDeque::new(),
             nonce: 0,
         }
@@ -218,7 +220,7 @@ impl Follower {
         *next += 1;
         snapshot.grants.reserve(part.grants.len());
         for grant in part.grants {
-            let grant = Grant::try_from(grant)?;
+            let grant = self.shared.grant(grant)?;
             snapshot.grants.push(StatedGrant { grant, state: GrantState::Active });
         }
         for lock in part.locks {
@@ -266,7 +268,7 @@ impl Follower {
         let to = Revision(delta.to);
         let mut changes = Vec::with_capacity(delta.changes.len());
         for change in delta.changes {
-            let change = read(change)?;
+            let change = read(change, &mut self.shared)?;
             // Its end, which comes later in the order, is in force already: not for a moment is it stated again.
             let is_over = matches!(&change, Change::Grant(grant) if self.ended_ahead.contains_key(&grant.id));
             if !is_over {
@@ -384,10 +386,10 @@ fn frame(frame: v1::client_frame::Frame) -> v1::ClientFrame {
     v1::ClientFrame { frame: Some(frame) }
 }
 
-fn read(change: v1::Change) -> Result<Change, Unreadable> {
+fn read(change: v1::Change, shared: &mut Shared) -> Result<Change, Unreadable> {
     use v1::change::Change as Said;
     Ok(match change.change {
-        Some(Said::Grant(grant)) => Change::Grant(Box::new(Grant::try_from(grant)?)),
+        Some(Said::Grant(grant)) => Change::Grant(Box::new(shared.grant(grant)?)),
         Some(Said::Ended(ended)) => {
             let (id, backend, state) = ended.read()?;
             Change::End { id, backend, state }

@@ -1,5 +1,6 @@
 //! Between the messages and the domain.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::v1;
@@ -47,17 +48,27 @@ impl From<&Grant> for v1::Grant {
     }
 }
 
-impl TryFrom<v1::Grant> for Grant {
-    type Error = Unreadable;
+/// What many grants have in common, read once: all grants of one entitlement have the same scope on the same backend.
+#[derive(Debug, Default)]
+pub struct Shared {
+    scopes: HashMap<(Vec<String>, Vec<String>), Arc<Scope>, ahash::RandomState>,
+    backends: HashMap<String, BackendName, ahash::RandomState>,
+}
 
-    fn try_from(message: v1::Grant) -> Result<Self, Unreadable> {
-        let actions = message.actions.iter().map(|action| ActionPattern::new(action)).collect();
-        let resources = message.resources.iter().map(|resource| ResourcePattern::new(resource)).collect();
-        Ok(Self {
+/// Scopes and backends that are remembered; past it all are forgotten.
+const SHARED_MAX: usize = 4_096;
+
+impl Shared {
+    /// Reads a grant.
+    ///
+    /// # Errors
+    /// [`Unreadable`]; nothing of it is remembered.
+    pub fn grant(&mut self, message: v1::Grant) -> Result<Grant, Unreadable> {
+        Ok(Grant {
             id: field("grant.id", GrantId::new(&message.id))?,
             principal: field("grant.principal", Principal::parse(&message.principal))?,
-            backend: field("grant.backend", BackendName::new(&message.backend))?,
-            scope: Arc::new(Scope::new(field("grant.actions", actions)?, field("grant.resources", resources)?)),
+            backend: self.backend(message.backend)?,
+            scope: self.scope(message.actions, message.resources)?,
             window: Window {
                 not_before: Timestamp::from_micros(message.not_before),
                 expires_at: Timestamp::from_micros(message.expires_at),
@@ -65,6 +76,42 @@ impl TryFrom<v1::Grant> for Grant {
             uses_max: message.uses_max,
             task: message.task.map(|task| field("grant.task", TaskRef::new(&task))).transpose()?,
         })
+    }
+
+    fn backend(&mut self, name: String) -> Result<BackendName, Unreadable> {
+        if let Some(known) = self.backends.get(&name) {
+            return Ok(known.clone());
+        }
+        let backend = field("grant.backend", BackendName::new(&name))?;
+        if self.backends.len() >= SHARED_MAX {
+            self.backends.clear();
+        }
+        self.backends.insert(name, backend.clone());
+        Ok(backend)
+    }
+
+    fn scope(&mut self, actions: Vec<String>, resources: Vec<String>) -> Result<Arc<Scope>, Unreadable> {
+        let written = (actions, resources);
+        if let Some(known) = self.scopes.get(&written) {
+            return Ok(Arc::clone(known));
+        }
+        let actions = written.0.iter().map(|action| ActionPattern::new(action)).collect();
+        let resources = written.1.iter().map(|resource| ResourcePattern::new(resource)).collect();
+        let scope = Scope::new(field("grant.actions", actions)?, field("grant.resources", resources)?);
+        if self.scopes.len() >= SHARED_MAX {
+            self.scopes.clear();
+        }
+        let scope = Arc::new(scope);
+        self.scopes.insert(written, Arc::clone(&scope));
+        Ok(scope)
+    }
+}
+
+impl TryFrom<v1::Grant> for Grant {
+    type Error = Unreadable;
+
+    fn try_from(message: v1::Grant) -> Result<Self, Unreadable> {
+        Shared::default().grant(message)
     }
 }
 
@@ -174,6 +221,19 @@ mod tests {
             let error = Grant::try_from(message).expect_err(named).to_string();
             assert!(error.starts_with(named), "{error}");
         }
+    }
+
+    #[test]
+    fn grants_that_say_the_same_share_it() {
+        let mut shared = Shared::default();
+        let one = shared.grant(v1::Grant::from(&grant())).expect("a grant");
+        let two = shared.grant(v1::Grant::from(&grant())).expect("a grant");
+        assert!(Arc::ptr_eq(&one.scope, &two.scope) && one == grant() && two == grant());
+        for n in 0..=SHARED_MAX {
+            let other = v1::Grant { backend: format!("b{n}"), actions: vec![format!("a{n}")], ..(&grant()).into() };
+            assert!(shared.grant(other).is_ok());
+        }
+        assert!(shared.scopes.len() <= SHARED_MAX && shared.backends.len() <= SHARED_MAX);
     }
 
     #[test]

@@ -18,4 +18,4 @@ pub mod v1 {
     tonic::include_proto!("leasehold.v1");
 }
 
-pub use convert::Unreadable;
+pub use convert::{Shared, Unreadable};
