@@ -22,7 +22,7 @@ use x509_parser::extensions::GeneralName;
 use super::authority::put;
 use crate::config::{Join, JoinTokenSource};
 use crate::domain::time::{Clock, Timestamp};
-use crate::sync::client::{Address, JoinToken, TlsSettings, Upstreams, fraction, join};
+use crate::sync::client::{Address, JoinError, JoinToken, TlsSettings, Upstreams, fraction, join};
 use crate::sync::server::Enrolled;
 
 /// How long a control plane that cannot be reached is waited for.
@@ -140,10 +140,14 @@ pub(super) async fn ensure(settings: &Join, addresses: &[Address], clock: &dyn C
             Ok(())
         }
         (Err(error), None) => {
-            let shown = folder.display();
-            Err(error.context(format!(
-                "no good certificate is in {shown}, and none was got with the join token; `leasehold sidecar join-token NAME` makes another, good once and for ten minutes"
-            )))
+            let none = format!("there is no good certificate in {}", folder.display());
+            Err(match error.downcast_ref() {
+                // The token may be as good as it was.
+                Some(JoinError::Unreachable(_)) => error.context(none),
+                _ => error.context(format!(
+                    "{none}; `leasehold sidecar join-token NAME` makes a token that is good once, for ten minutes"
+                )),
+            })
         }
     }
 }
@@ -287,6 +291,7 @@ impl Renewal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::time::{Now, Uptime};
 
     #[test]
     fn a_certificate_is_renewed_at_half_of_its_life_and_nobody_asks_without_a_pause() {
@@ -298,8 +303,17 @@ mod tests {
         assert_eq!(leaf(0).pause(1.0), Duration::from_secs(1));
     }
 
-    #[test]
-    fn only_what_is_whole_private_and_of_its_authority_is_held() {
+    #[derive(Debug)]
+    struct Still(Timestamp);
+
+    impl Clock for Still {
+        fn now(&self) -> Now {
+            Now { wall: self.0, uptime: Uptime::from_micros(0) }
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_is_whole_private_and_of_its_authority_is_held() {
         let folder = tempfile::tempdir().unwrap();
         let join = Join { token: JoinTokenSource::File("none".into()), folder: folder.path().join("own") };
         let files = join.files();
@@ -323,6 +337,10 @@ mod tests {
         assert!(!files.ca.exists() && !files.certificate.exists(), "nothing half written");
         keep(&files, &key, &answer, now).unwrap();
         assert_eq!(Held::read(&files).unwrap().unwrap().leaf.name, "spiffe://prod.test/sidecar/shop-1");
+        let nowhere = [Address { host: "nowhere.invalid".to_owned(), port: 1 }];
+        ensure(&join, &nowhere, &Still(now)).await.unwrap();
+        let over = ensure(&join, &nowhere, &Still(late)).await.unwrap_err();
+        assert!(format!("{over:#}").contains("makes a token that is good once"), "{over:#}");
         std::fs::write(&files.ca, pem(&strange.roots)).unwrap();
         assert!(Held::read(&files).unwrap().is_none(), "not of the authority beside it");
         let open = |file: &Path, mode| std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode)).unwrap();
