@@ -87,15 +87,30 @@ fn uncommented() -> (String, tempfile::TempDir) {
     }
     write("key.pem", &key.serialize_pem());
 
+    (put_back("leasehold.yaml"), folder)
+}
+
+/// An example with everything that is commented out put back in.
+fn put_back(name: &str) -> String {
     let mut text = String::new();
-    for line in read("leasehold.yaml").lines() {
+    for line in read(name).lines() {
         let indent = line.len() - line.trim_start().len();
         match line.trim_start().strip_prefix("# ") {
             Some(rest) if is_option(rest.trim_start()) => text.push_str(&format!("{}{rest}\n", &line[..indent])),
             _ => text.push_str(&format!("{line}\n")),
         }
     }
-    (text, folder)
+    text
+}
+
+#[test]
+fn a_sidecar_that_joins_is_shown() {
+    let (_, folder) = uncommented();
+    let text = put_back("sidecar.yaml");
+    let shown: String =
+        text.lines().filter(|line| !line.starts_with("    tls:")).map(|line| format!("{line}\n")).collect();
+    let config = parse(&shown, folder.path()).unwrap_or_else(|errors| panic!("{errors}\nin:\n{shown}"));
+    assert!(matches!(config.grants.source, config::GrantSource::Remote { join: Some(_), .. }));
 }
 
 /// `key: value` or `key:`, after a `- ` or not; a sentence is none.
@@ -116,7 +131,7 @@ fn what_is_commented_out_is_valid_too() {
 fn every_option_is_shown() {
     let (text, _folder) = uncommented();
     // Two sources of grants cannot stand in one file, and a relay is neither plane.
-    let text = format!("{text}{}{}", read("sidecar.yaml"), read("relay.yaml"));
+    let text = format!("{text}{}{}", put_back("sidecar.yaml"), read("relay.yaml"));
     let mut shown = BTreeSet::new();
     for line in text.lines().map(str::trim_start).filter(|line| !line.starts_with('#')) {
         for word in line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':')) {

@@ -44,7 +44,7 @@ pub(super) fn shown(folder: &Path) -> PathBuf {
 }
 
 /// Writes a file whole or not at all; one that is there stays unless it is to be replaced.
-fn put(file: &Path, text: &str, mode: u32, replace: bool) -> std::io::Result<()> {
+pub(super) fn put(file: &Path, text: &str, mode: u32, replace: bool) -> std::io::Result<()> {
     let mut random = [0; 8];
     aws_lc_rs::rand::fill(&mut random).map_err(|_| std::io::Error::other("the system has no random bytes"))?;
     let name: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -60,7 +60,9 @@ fn put(file: &Path, text: &str, mode: u32, replace: bool) -> std::io::Result<()>
     });
     // After a rename it is not there any more.
     let _ = std::fs::remove_file(&beside);
-    put
+    put?;
+    // The name too outlives a loss of power.
+    file.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())
 }
 
 /// What the listener shows, made by our own authority and made again in time.

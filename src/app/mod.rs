@@ -11,6 +11,7 @@ pub mod control;
 pub mod demo;
 mod gauges;
 mod identity;
+mod join;
 pub mod policy;
 mod publish;
 pub mod relay;
@@ -46,6 +47,7 @@ use crate::sync::client::Status;
 use crate::telemetry::admin::Readiness;
 use crate::telemetry::metrics::Metrics;
 use clock::SystemClock;
+use join::Renewal;
 use source::{Beside, Opened};
 
 /// What the parts of a running program share.
@@ -108,7 +110,7 @@ async fn start_beside(config: Config, metrics: Metrics, beside: Option<Beside>) 
     )?;
     let counts = source::counts(&config);
     let decider = Decider::counting(Arc::clone(&clock), config.grants.staleness_max, workers, counts);
-    let Opened { source, status, counting } = source::open(&config, &decider, &recorder, beside).await?;
+    let Opened { source, status, counting, renewal } = source::open(&config, &decider, &recorder, beside).await?;
 
     let parts = Parts {
         config: Arc::new(ArcSwap::from_pointee(config)),
@@ -131,7 +133,7 @@ async fn start_beside(config: Config, metrics: Metrics, beside: Option<Beside>) 
         tasks: JoinSet::new(),
         workers: Vec::new(),
     };
-    running.begin_upkeep(source, admin_listener)?;
+    running.begin_upkeep(source, renewal, admin_listener)?;
     running.begin_traffic(bound, workers)?;
     Ok(running)
 }
@@ -177,7 +179,12 @@ impl Running {
         Ok(())
     }
 
-    fn begin_upkeep(&mut self, source: Box<dyn GrantSource>, admin: tokio::net::TcpListener) -> anyhow::Result<()> {
+    fn begin_upkeep(
+        &mut self,
+        source: Box<dyn GrantSource>,
+        renewal: Option<Renewal>,
+        admin: tokio::net::TcpListener,
+    ) -> anyhow::Result<()> {
         let parts = self.parts.clone();
         let stop = || self.upkeep.clone();
         gauges::register(&parts)?;
@@ -186,6 +193,9 @@ impl Running {
         let (plane, token) = (Arc::clone(&parts.plane), stop());
         let changed = Box::new(move || plane.load().credentials.maintain());
         self.tasks.spawn(source.follow(token, changed));
+        if let Some(renewal) = renewal {
+            self.tasks.spawn(renewal.run(stop()));
+        }
         self.tasks.spawn(Arc::clone(&parts.recorder).maintain(stop()));
         self.tasks.spawn(reload::follow(parts.clone(), stop()));
         self.tasks.spawn(reload::follow_keys(Arc::clone(&parts.plane), stop()));

@@ -197,10 +197,14 @@ pub(super) fn enrolment(
     store: &Arc<SqlStore>,
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<Option<Arc<Enrolment>>> {
-    let Some(ControlSync { trust_domain, signer: SyncSigner::Own { folder, .. }, .. }) = &config.control.sync else {
+    let Some(ControlSync { trust_domain, signer: SyncSigner::Own { folder, lives, .. }, .. }) = &config.control.sync
+    else {
         return Ok(None);
     };
-    let authority = authority::open(folder, trust_domain, clock.now().wall)?;
+    let mut authority = authority::open(folder, trust_domain, clock.now().wall)?;
+    if let Some(lives) = lives {
+        authority = authority.signing_for(*lives);
+    }
     let enrolment = Enrolment::new(authority, engine.clone(), Arc::clone(store), Arc::clone(clock));
     Ok(Some(Arc::new(enrolment)))
 }

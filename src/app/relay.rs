@@ -11,13 +11,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::SystemClock;
 use super::publish::{Listening, serve_to};
-use super::source::boot_id;
+use super::source::{boot_id, upstreams};
 use super::{LOOK_EVERY, stop_signal};
 use crate::config::{ControlSync, RelayConfig, SyncSigner};
 use crate::domain::id::{BackendName, GrantId};
 use crate::domain::principal::Principal;
 use crate::domain::time::Clock;
-use crate::sync::client::{Status, Upstreams};
+use crate::sync::client::Status;
 use crate::sync::follower::About;
 use crate::sync::hub::Hub;
 use crate::sync::relay::Relay;
@@ -45,8 +45,9 @@ pub struct Following {
 /// What is wrong with a file.
 pub async fn follow(config: &RelayConfig) -> anyhow::Result<Following> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let opened = upstreams(&config.servers, config.join.as_ref(), &clock).await;
+    let (upstreams, renewal) = opened.context("relay.upstream")?;
     let hub = Arc::new(Hub::of_relay(clock, config.staleness_max));
-    let upstreams = Upstreams::open(config.servers.clone()).context("relay.upstream.tls")?;
     let relay = Arc::new(Relay::new(upstreams));
     let about = About {
         backends: config.backends.clone(),
@@ -60,6 +61,9 @@ pub async fn follow(config: &RelayConfig) -> anyhow::Result<Following> {
     let _ = source.first().await;
     let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     tasks.spawn(Box::new(source).follow(stop.clone(), Box::new(|| {})));
+    if let Some(renewal) = renewal {
+        tasks.spawn(renewal.run(stop.clone()));
+    }
     Ok(Following { hub, relay, status, stop, tasks })
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use tokio::sync::watch;
 
-use crate::config::{Config, GrantSource as Configured, OnStale};
+use super::join::{self, Renewal};
+use crate::config::{Config, GrantSource as Configured, Join, OnStale};
 use crate::control::catalogue::LOCAL_ADMIN;
 use crate::control::command::Command;
 use crate::control::engine::Engine;
@@ -15,6 +16,7 @@ use crate::control::store::{Change as Kept, Changes as KeptChanges, Head, Page, 
 use crate::domain::grant::GrantState;
 use crate::domain::id::{GrantId, Revision};
 use crate::domain::principal::Principal;
+use crate::domain::time::Clock;
 use crate::domain::view::{Change, Snapshot, StatedGrant};
 use crate::sidecar::consume::remote::Remote;
 use crate::sidecar::consume::{Counter, Counting};
@@ -22,7 +24,7 @@ use crate::sidecar::decide::Decider;
 use crate::sidecar::record::{Recorder, Used};
 use crate::sidecar::sync::file::{FileSettings, FileSource};
 use crate::sidecar::sync::sink::TableSink;
-use crate::sync::client::{Activity, ControlSource, Status, Upstreams, Use, Uses};
+use crate::sync::client::{Activity, ControlSource, Servers, Status, Upstreams, Use, Uses};
 use crate::sync::feed::{Changes, Feed, FeedSource};
 use crate::sync::follower::About;
 use crate::sync::local::Local;
@@ -36,11 +38,13 @@ pub(super) struct Opened {
     pub(super) status: Option<Arc<Status>>,
     /// Who counts the uses of counted grants.
     pub(super) counting: Counting,
+    /// What keeps the certificate good that the source is shown, where that is our own care.
+    pub(super) renewal: Option<Renewal>,
 }
 
 impl Opened {
     fn near(source: impl GrantSource + 'static, counting: Counting) -> Self {
-        Self { source: Box::new(source), status: None, counting }
+        Self { source: Box::new(source), status: None, counting, renewal: None }
     }
 }
 
@@ -69,18 +73,31 @@ pub(super) async fn open(
             (Opened::near(source, counting), "the control plane's grants".to_owned())
         }
         (Configured::Control, None) => return Err(anyhow!("there is no control plane in this process")),
-        (Configured::Remote { servers, first_view }, _) => {
-            let upstreams = Upstreams::open(servers.clone()).context("grants.control.tls")?;
+        (Configured::Remote { servers, join, first_view }, _) => {
+            let (upstreams, renewal) = upstreams(servers, join.as_ref(), &clock).await.context("grants.control")?;
             let patience = (config.grants.staleness_max, *first_view);
             let counting = Counting::Remote(Arc::new(Remote::new(Arc::clone(&upstreams))));
             let source = ControlSource::new(upstreams, about(config)?, sink(), clock, patience);
             let source = source.telling(uses(recorder));
             let status = Some(source.status());
-            (Opened { source: Box::new(source), status, counting }, "grants.control".to_owned())
+            (Opened { source: Box::new(source), status, counting, renewal }, "grants.control".to_owned())
         }
     };
     opened.source.first().await.map_err(|error| anyhow!(error)).with_context(|| what)?;
     Ok(opened)
+}
+
+/// Whom grants are followed from, with what keeps the certificate good that is shown to them.
+pub(super) async fn upstreams(
+    servers: &Servers,
+    join: Option<&Join>,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<(Arc<Upstreams>, Option<Renewal>)> {
+    let Some(settings) = join else { return Ok((Upstreams::open(servers.clone()).context("tls")?, None)) };
+    join::ensure(settings, &servers.addresses, &**clock).await.context("join")?;
+    let upstreams = Upstreams::open(servers.clone()).context("join")?;
+    let renewal = Renewal { files: settings.files(), upstreams: Arc::clone(&upstreams), clock: Arc::clone(clock) };
+    Ok((upstreams, Some(renewal)))
 }
 
 /// What calls were carried out under each grant.

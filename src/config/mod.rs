@@ -14,6 +14,7 @@ mod action_map;
 pub mod client;
 mod error;
 mod files;
+pub mod join;
 mod notices;
 mod raw;
 pub mod relay;
@@ -27,6 +28,7 @@ use raw::Shape;
 use resolve::{Role, Source};
 
 pub use error::{ConfigError, ConfigErrors};
+pub use join::{Join, JoinTokenSource};
 pub use notices::Notice;
 pub use relay::RelayConfig;
 pub use resolved::*;

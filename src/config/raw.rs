@@ -309,7 +309,7 @@ sections! {
         client_crl: List<Text>,
     }
 
-    /// Where a password is.
+    /// Where a password, or a token, is.
     Password {
         file: Text,
         env: Text,
@@ -520,6 +520,7 @@ sections! {
     GrantsControl {
         addresses: List<Text>,
         tls: SourceTls,
+        join: Join,
         first_view: Text,
     }
 
@@ -528,6 +529,12 @@ sections! {
         certificate: Text,
         key: Text,
         ca: Text,
+    }
+
+    /// Joining by a token.
+    Join {
+        token: Password,
+        folder: Text,
     }
 
     /// The durable record.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::join::Join;
 use super::resolved::Admin;
 use crate::domain::id::BackendName;
 use crate::domain::principal::Principal;
@@ -15,6 +16,8 @@ use crate::sync::client::Servers;
 pub struct RelayConfig {
     /// Whom it follows.
     pub servers: Servers,
+    /// How it joins, where the certificate that is shown to them is its own care.
+    pub join: Option<Join>,
     /// How long the start waits for a first view.
     pub first_view: Duration,
     /// How old its evidence may be, and that of anybody behind it.

@@ -36,6 +36,7 @@ impl Folder {
 
     fn parse(&self, text: &str) -> Result<Config, ConfigErrors> {
         let environment = |name: &str| match name {
+            "TOKEN" => Some("lhj_x".to_owned()),
             "SECRET" => Some("hunter2".to_owned()),
             "EMPTY" => Some(String::new()),
             _ => None,
@@ -165,7 +166,9 @@ fn grants_come_from_one_place() {
     let one = format!("addresses: [\"https://c.test:9903\"], {TLS}");
     check(FILE, &control(&one), &[]);
     let config = Folder::new().parse(&SAMPLE.replace(FILE, &control(&one))).expect("valid");
-    let GrantSource::Remote { servers, first_view } = config.grants.source else { panic!("another source") };
+    let GrantSource::Remote { servers, first_view, join: None } = config.grants.source else {
+        panic!("another source")
+    };
     assert_eq!((servers.addresses[0].to_string(), first_view.as_secs()), ("c.test:9903".to_owned(), 5));
 
     check(FILE, &control("addresses: [\"https://c.test:9903\"]"), &["grants.control.tls: is missing"]);
@@ -189,6 +192,34 @@ fn grants_come_from_one_place() {
         &["write 3s or more"],
     );
     check("    action_map:", "    on_stale: serve\n    action_map:", &["backends[0].on_stale: `serve` is not known"]);
+}
+
+#[test]
+fn what_is_shown_to_a_control_plane_comes_from_files_or_by_joining() {
+    const FILE: &str = "grants: {file: grants.yaml}";
+    let control = |more: &str| format!("grants: {{control: {{addresses: [\"https://c.test:9903\"], {more}}}}}");
+    let folder = Folder::new();
+    for (token, is_there) in [("file: nothing-yet", false), ("env: NOT_SET", false), ("env: TOKEN", true)] {
+        let text = SAMPLE.replace(FILE, &control(&format!("join: {{token: {{{token}}}, folder: own}}")));
+        let config = folder.parse(&text).expect("valid");
+        let GrantSource::Remote { servers, join: Some(join), .. } = config.grants.source else { panic!("no join") };
+        assert_eq!(servers.tls, Some(join.files()));
+        assert!(join.folder.ends_with("own") && join.folder.is_absolute());
+        assert_eq!(matches!(join.token, JoinTokenSource::Env { token: Some(_), .. }), is_there);
+    }
+    check(FILE, &control("join: {folder: own}"), &["grants.control.join.token: names not exactly one source"]);
+    check(FILE, &control("join: {token: {file: a, env: B}, folder: own}"), &["names not exactly one source"]);
+    check(FILE, &control("join: {token: {env: lhj_a.b}, folder: own}"), &["is not the name of a variable"]);
+    check(FILE, &control("join: {token: {file: a}}"), &["grants.control.join.folder: is missing"]);
+    check(FILE, &control("join: {token: {file: a}, folder: tls.crt}"), &["is not a folder"]);
+    check(
+        FILE,
+        &control("tls: {certificate: tls.crt, key: tls.key, ca: ca.pem}, join: {token: {file: a}, folder: own}"),
+        &["grants.control.join: is not used with `tls`"],
+    );
+    let text = SAMPLE.replace(FILE, &control("join: {token: lhj_secret.abc, folder: own}"));
+    let errors = folder.parse(&text).expect_err("a token in the file").to_string();
+    assert!(!errors.contains("lhj_secret"), "{errors}");
 }
 
 const RELAY: &str = "\

@@ -3,6 +3,8 @@
 //! For where nobody else does (SPIRE, cert-manager). A certificate lives a day and names the sidecar alone; of a request
 //! nothing is taken but its key, whose owner signed it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
@@ -14,7 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use crate::domain::principal::Principal;
 use crate::domain::time::Timestamp;
 
-/// How long the certificate of a sidecar is good for, in seconds.
+/// How long the certificate of a sidecar is good for, in seconds, unless something else is said.
 const SIDECAR_SECONDS: i64 = 24 * 3_600;
 
 /// How long that of a server is, in seconds; it is made anew at half of it.
@@ -60,11 +62,12 @@ pub struct Authority {
     certificate: CertificateDer<'static>,
     pem: String,
     trust_domain: String,
+    sidecar_seconds: i64,
 }
 
 fn validity(params: &mut CertificateParams, now: Timestamp, seconds: i64) {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
-    let at = |seconds: i64| epoch + std::time::Duration::from_secs(seconds.max(0).unsigned_abs());
+    let at = |seconds: i64| epoch + Duration::from_secs(seconds.max(0).unsigned_abs());
     params.not_before = at(now.as_seconds() - BEHIND_SECONDS);
     params.not_after = at(now.as_seconds() + seconds);
 }
@@ -103,7 +106,14 @@ impl Authority {
         let certificate = CertificateDer::from_pem_slice(kept.certificate.as_bytes()).map_err(ours)?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(ours)?;
         let pem = kept.certificate.clone();
-        Ok(Self { issuer, certificate, pem, trust_domain: trust_domain.to_owned() })
+        let trust_domain = trust_domain.to_owned();
+        Ok(Self { issuer, certificate, pem, trust_domain, sidecar_seconds: SIDECAR_SECONDS })
+    }
+
+    /// The same, which signs for sidecars for so long.
+    #[must_use]
+    pub fn signing_for(self, lives: Duration) -> Self {
+        Self { sidecar_seconds: i64::try_from(lives.as_secs()).unwrap_or(SIDECAR_SECONDS), ..self }
     }
 
     /// Its certificate, DER.
@@ -155,7 +165,7 @@ impl Authority {
         let number = serial()?;
         let shown = number.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
         params.serial_number = Some(number);
-        validity(&mut params, now, SIDECAR_SECONDS);
+        validity(&mut params, now, self.sidecar_seconds);
         let certificate = params.signed_by(&request.public_key, &self.issuer).map_err(ours)?;
         Ok((vec![Bytes::copy_from_slice(certificate.der()), self.certificate()], shown))
     }

@@ -114,7 +114,8 @@ impl World {
         Self::try_start_with(setup, "grants: {file: grants.yaml, poll: 10ms}")
     }
 
-    fn try_start_with(setup: &Setup, grants: &str) -> Result<Self, String> {
+    /// As [`World::start_with`], for what may not start: then it says why.
+    pub fn try_start_with(setup: &Setup, grants: &str) -> Result<Self, String> {
         let folder = tempfile::tempdir().unwrap();
         let issuer = Issuer::new("k1");
         let mut random = [0; 16];

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use crate::follower::{Follower, Shown, subscribe};
 use crate::world::World;
 
-fn own() -> (World, CertificateDer<'static>) {
+pub fn own() -> (World, CertificateDer<'static>) {
     let world = World::start_with("  sync: {address: '127.0.0.1:0', trust_domain: prod.test}\n", None);
     let root = CertificateDer::from_pem_file(world.path().join("leasehold.data/authority/ca.pem")).unwrap();
     (world, root)
@@ -36,7 +36,7 @@ fn enroll(
     })
 }
 
-fn token(world: &World, name: &str) -> String {
+pub fn token(world: &World, name: &str) -> String {
     let made = world.done("local", "POST", "/v1/sidecars/join-tokens", &json!({"name": name}));
     assert_eq!(made["sidecar"], format!("spiffe://prod.test/sidecar/{name}"));
     made["token"].as_str().unwrap().to_owned()

@@ -14,6 +14,7 @@ mod doors;
 mod enforce;
 mod enrol;
 mod follow;
+mod join;
 mod replicas;
 mod watch;
 mod whole;

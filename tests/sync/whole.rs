@@ -8,7 +8,7 @@ use crate::common::wait_for;
 use crate::common::world::{Setup, World as Sidecar};
 use crate::world::World;
 
-const MAP: &str = "rules:\n  - {action: read, class: read, method: GET, path: '/{name}', resource: '{name}'}\n";
+pub const MAP: &str = "rules:\n  - {action: read, class: read, method: GET, path: '/{name}', resource: '{name}'}\n";
 
 fn sidecar(world: &World, backend: &Backend) -> Sidecar {
     let name = SanType::URI("spiffe://prod.test/sidecar/shop-1".try_into().unwrap());
@@ -28,7 +28,7 @@ fn sidecar(world: &World, backend: &Backend) -> Sidecar {
 }
 
 /// The reason for which the bot's call is refused; `passed` where it is not.
-fn call(sidecar: &Sidecar) -> String {
+pub fn call(sidecar: &Sidecar) -> String {
     let mut client = sidecar.connect();
     client.send(&sidecar.request_with("GET", "/x", &sidecar.issuer.token("bot"), "", ""));
     let answer = client.answer_to("GET").unwrap();
@@ -36,7 +36,7 @@ fn call(sidecar: &Sidecar) -> String {
 }
 
 #[track_caller]
-fn comes(sidecar: &Sidecar, reason: &str) {
+pub fn comes(sidecar: &Sidecar, reason: &str) {
     wait_for(reason, || (call(sidecar) == reason).then_some(()));
 }
 

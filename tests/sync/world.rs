@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use leasehold::app::control::{RunningControl, start_control};
-use leasehold::config;
+use leasehold::config::{self, ControlConfig};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -110,6 +110,11 @@ impl World {
 
     /// With more lines of `control`, and with the certificates of another.
     pub fn start_with(control: &str, beside: Option<&World>) -> Self {
+        Self::start_so(control, beside, |_| {})
+    }
+
+    /// With what no file can say.
+    pub fn start_so(control: &str, beside: Option<&World>, change: impl FnOnce(&mut ControlConfig)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
         let authority = Authority::new();
@@ -129,7 +134,7 @@ impl World {
         write("documents.yaml", DOCUMENTS);
         write("leasehold.yaml", &configuration(control));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let control = boot(&runtime, folder.path());
+        let control = boot(&runtime, folder.path(), change);
         let local = std::fs::read_to_string(control.token_file()).unwrap();
         Self { authority, issuer, control: Some(control), runtime, folder, local }
     }
@@ -192,8 +197,9 @@ impl Drop for World {
     }
 }
 
-fn boot(runtime: &Runtime, folder: &Path) -> RunningControl {
-    let config = config::load_control(&folder.join("leasehold.yaml")).unwrap_or_else(|errors| panic!("{errors}"));
+fn boot(runtime: &Runtime, folder: &Path, change: impl FnOnce(&mut ControlConfig)) -> RunningControl {
+    let mut config = config::load_control(&folder.join("leasehold.yaml")).unwrap_or_else(|errors| panic!("{errors}"));
+    change(&mut config);
     runtime.block_on(start_control(&config)).unwrap_or_else(|error| panic!("{error:#}"))
 }
 

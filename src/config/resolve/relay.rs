@@ -23,12 +23,12 @@ impl Resolver<'_> {
         let from = at.key("upstream", &raw.upstream);
         let upstream = match raw.upstream.value() {
             Some(upstream) => {
-                let servers = self.servers(&from, &upstream.addresses, &upstream.tls);
+                let servers = self.servers(&from, upstream);
                 let first_view = self.duration(&from, "first_view", &upstream.first_view, "5s", "0s", "5m");
                 servers.map(|servers| (servers, first_view))
             }
             None => {
-                self.fail(&from, "is missing", "write `upstream:` with `addresses` and `tls`");
+                self.fail(&from, "is missing", "write `upstream:` with `addresses`, and `tls` or `join`");
                 None
             }
         };
@@ -42,9 +42,10 @@ impl Resolver<'_> {
         let tls = self.relay_tls(&at, raw);
         let backends = self.relay_backends(&at, raw);
         let sidecars = self.relay_sidecars(&at, raw);
-        let (servers, first_view) = upstream?;
+        let ((servers, join), first_view) = upstream?;
         Some(RelayConfig {
             servers,
+            join,
             first_view,
             staleness_max,
             address: address?,

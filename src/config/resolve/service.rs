@@ -91,9 +91,10 @@ impl Resolver<'_> {
         self.no_grants_file(spot, raw, "remove it, or `control`: grants come from one place");
         let at = spot.key("control", &raw.control);
         let control = raw.control.value()?;
-        let servers = self.servers(&at, &control.addresses, &control.tls);
+        let servers = self.servers(&at, control);
         let first_view = self.duration(&at, "first_view", &control.first_view, "5s", "0s", "5m");
-        Some(GrantSource::Remote { servers: servers?, first_view })
+        let (servers, join) = servers?;
+        Some(GrantSource::Remote { servers, join, first_view })
     }
 
     pub(super) fn audit(&mut self, spot: &Spot, raw: Option<&RawAudit>) -> Audit {

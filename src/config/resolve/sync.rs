@@ -80,7 +80,7 @@ impl Resolver<'_> {
         } else if names.is_empty() {
             names.push(address.ip().to_string());
         }
-        Some(SyncSigner::Own { folder, names })
+        Some(SyncSigner::Own { folder, names, lives: None })
     }
 
     fn sync_tls(&mut self, at: &Spot, raw: &RawSyncTls) -> Option<SyncSigner> {

@@ -77,6 +77,8 @@ pub enum SyncSigner {
         folder: PathBuf,
         /// By which names and addresses sidecars connect.
         names: Vec<String>,
+        /// How long the certificates of sidecars are good for, if not a day. No file says so; tests are not patient.
+        lives: Option<Duration>,
     },
 }
 

@@ -16,6 +16,7 @@ use secrecy::SecretString;
 
 pub use control::{Control, ControlConfig, ControlSync, Login, StoreAddress, SyncSigner};
 
+use super::join::Join;
 use crate::domain::action::Scope;
 use crate::domain::id::{BackendName, CredentialName};
 use crate::domain::principal::Principal;
@@ -495,6 +496,8 @@ pub enum GrantSource {
     Remote {
         /// Where, and how that is made sure of.
         servers: Servers,
+        /// How it joins, where the certificate that is shown to them is its own care.
+        join: Option<Join>,
         /// How long the start waits for a first view.
         first_view: Duration,
     },

@@ -65,7 +65,7 @@ pub struct Upstreams {
     open: Mutex<Option<Open>>,
 }
 
-type Client = PolicySyncClient<Channel>;
+pub(super) type Client = PolicySyncClient<Channel>;
 
 /// A connection that is kept, and what it was begun with.
 #[derive(Debug)]
@@ -89,6 +89,12 @@ impl Upstreams {
     /// The address that is asked now.
     pub(super) fn address(&self) -> &Address {
         &self.addresses[self.next.load(Ordering::Relaxed) % self.addresses.len()]
+    }
+
+    /// All addresses, from the one that is asked now.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = &Address> {
+        let first = self.next.load(Ordering::Relaxed) % self.addresses.len();
+        self.addresses.iter().cycle().skip(first).take(self.addresses.len())
     }
 
     /// Has the next address asked from now on, unless another than `address` is already.
@@ -122,24 +128,7 @@ impl Upstreams {
 
     /// Connects to an address. Nothing is sent before the server's certificate is verified.
     pub(super) async fn connect(&self, address: &Address) -> Result<Client, String> {
-        let invalid = |error: tonic::transport::Error| error.to_string();
-        let tls = self.tls.as_ref().map(|tls| tls.current());
-        let scheme = if tls.is_some() { "https" } else { "http" };
-        let origin = format!("{scheme}://{address}").parse().map_err(|error| format!("{address}: {error}"))?;
-        // Without a TLS of its own the library takes only `http`; ours is below it.
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(invalid)?
-            .origin(origin)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(2 * WINDOW_BYTES);
-        let to = address.clone();
-        let connector = tower::service_fn(move |_: http::Uri| {
-            let (to, tls) = (to.clone(), tls.clone());
-            async move { open(&to, tls).await.map(TokioIo::new) }
-        });
-        let channel = tokio::time::timeout(CONNECT_WITHIN, endpoint.connect_with_connector(connector)).await;
-        let channel = channel.map_err(|_| "it did not answer in time".to_owned())?.map_err(|e| whole(&e))?;
-        Ok(PolicySyncClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX))
+        connect(address, self.tls.as_ref().map(|tls| tls.current())).await
     }
 
     /// Looks whether the certificate changed, and warns of what is about to make connections impossible.
@@ -153,6 +142,27 @@ impl Upstreams {
     pub(super) fn certificate(&self) -> u64 {
         self.tls.as_ref().map_or(0, |tls| tls.changes())
     }
+}
+
+/// Connects to an address. Nothing is sent before the server's certificate is verified, by whatever `tls` has for it.
+pub(super) async fn connect(address: &Address, tls: Option<Arc<rustls::ClientConfig>>) -> Result<Client, String> {
+    let invalid = |error: tonic::transport::Error| error.to_string();
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let origin = format!("{scheme}://{address}").parse().map_err(|error| format!("{address}: {error}"))?;
+    // Without a TLS of its own the library takes only `http`; ours is below it.
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(invalid)?
+        .origin(origin)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(2 * WINDOW_BYTES);
+    let to = address.clone();
+    let connector = tower::service_fn(move |_: http::Uri| {
+        let (to, tls) = (to.clone(), tls.clone());
+        async move { open(&to, tls).await.map(TokioIo::new) }
+    });
+    let channel = tokio::time::timeout(CONNECT_WITHIN, endpoint.connect_with_connector(connector)).await;
+    let channel = channel.map_err(|_| "it did not answer in time".to_owned())?.map_err(|e| whole(&e))?;
+    Ok(PolicySyncClient::new(channel).max_decoding_message_size(FRAME_BYTES_MAX))
 }
 
 /// An error with all its causes: the outermost of a connection says nothing.

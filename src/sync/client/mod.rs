@@ -6,6 +6,7 @@
 
 mod activity;
 mod connect;
+mod join;
 mod outgoing;
 mod status;
 mod tls;
@@ -33,6 +34,7 @@ pub use super::server::Use;
 use activity::Telling;
 pub use activity::{Activity, Uses};
 pub use connect::{Address, Servers, Upstreams};
+pub use join::{JoinError, JoinToken, join};
 use outgoing::Outgoing;
 use status::Offset;
 pub use status::Status;
@@ -464,9 +466,9 @@ impl Link {
     }
 }
 
-/// Between 0 and 1.
+/// A number between 0 and 1, so that not everybody does the same at once.
 #[allow(clippy::cast_precision_loss, reason = "a part of a pause")]
-fn fraction() -> f64 {
+pub fn fraction() -> f64 {
     (connect::random() >> 11) as f64 / (1u64 << 53) as f64
 }
 

@@ -44,14 +44,18 @@ impl Upstreams {
         }
     }
 
-    /// Has a certificate signed.
+    /// Has a certificate signed for whom a token was made.
     ///
     /// # Errors
     /// What the server says, or why it cannot be asked.
     pub async fn enroll(&self, request: v1::EnrollRequest) -> Result<v1::EnrollReply, tonic::Status> {
         let asking = async {
-            let (_, mut client) = self.connected().await.map_err(tonic::Status::unavailable)?;
-            client.enroll(request).await.map(tonic::Response::into_inner)
+            let (address, mut client) = self.connected().await.map_err(tonic::Status::unavailable)?;
+            let answer = client.enroll(request).await.map(tonic::Response::into_inner);
+            if answer.as_ref().is_err_and(|status| !is_final(status.code())) {
+                self.disconnect(&address).await;
+            }
+            answer
         };
         let answer = tokio::time::timeout(WITHIN, asking).await;
         answer.unwrap_or_else(|_| Err(tonic::Status::unavailable("no control plane answered in time")))
@@ -71,20 +75,25 @@ impl Upstreams {
             Err(status) => status,
         };
         let why = format!("{:?}: {}", failed.code(), failed.message());
-        match failed.code() {
-            // Asked again, or elsewhere, it says the same.
-            Code::PermissionDenied
+        if is_final(failed.code()) {
+            return Err(Failed::Said(why));
+        }
+        self.disconnect(&address).await;
+        Err(Failed::Silent(why))
+    }
+}
+
+/// Whether the same is said when it is asked again, or elsewhere. `Unauthenticated` is not: the certificate may have ended
+/// with which a connection began.
+fn is_final(code: Code) -> bool {
+    matches!(
+        code,
+        Code::PermissionDenied
             | Code::InvalidArgument
             | Code::NotFound
             | Code::FailedPrecondition
-            | Code::Unimplemented => Err(Failed::Said(why)),
-            // `Unauthenticated` too: the certificate may have ended with which this connection began.
-            _ => {
-                self.disconnect(&address).await;
-                Err(Failed::Silent(why))
-            }
-        }
-    }
+            | Code::Unimplemented
+    )
 }
 
 /// Why a server took no use, or is not known to.
