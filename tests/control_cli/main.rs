@@ -20,6 +20,7 @@ mod login;
 mod metrics;
 mod page;
 mod settings;
+mod sidecars;
 mod terminal;
 mod world;
 

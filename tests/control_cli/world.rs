@@ -146,6 +146,7 @@ pub struct Control {
     folder: tempfile::TempDir,
     pub url: String,
     pub admin: String,
+    listeners: usize,
     server: Option<Server>,
 }
 
@@ -157,13 +158,18 @@ impl Control {
 
     /// The same, with these files beside the configuration.
     pub fn start_with(files: &[(&str, &str)], more: &str, inside: &str) -> Self {
+        Self::start_on(2, files, more, inside)
+    }
+
+    /// The same, where it listens on so many addresses.
+    pub fn start_on(listeners: usize, files: &[(&str, &str)], more: &str, inside: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
         let config = format!("control: {{address: 127.0.0.1:0{inside}}}\nadmin: {{address: 127.0.0.1:0}}\n{more}");
         std::fs::write(folder.path().join("leasehold.yaml"), config).unwrap();
-        let mut control = Self { folder, url: String::new(), admin: String::new(), server: None };
+        let mut control = Self { folder, listeners, url: String::new(), admin: String::new(), server: None };
         control.start_again();
         control
     }
@@ -175,7 +181,7 @@ impl Control {
 
     /// Starts it on what is in its folder, at addresses of its own.
     pub fn start_again(&mut self) {
-        let (server, addresses) = serve("control", self.folder.path(), 2);
+        let (server, addresses) = serve("control", self.folder.path(), self.listeners);
         let of = |word: &str| addresses.iter().find(|(message, _)| message.contains(word)).unwrap().1.clone();
         (self.url, self.admin, self.server) = (of("control plane"), of("admin"), Some(server));
     }
@@ -195,7 +201,7 @@ impl Control {
 }
 
 /// Starts the program with the configuration in `folder`, and waits until it listens on so many addresses.
-fn serve(command: &str, folder: &Path, listeners: usize) -> (Server, BTreeMap<String, String>) {
+pub fn serve(command: &str, folder: &Path, listeners: usize) -> (Server, BTreeMap<String, String>) {
     let mut program = Command::new(env!("CARGO_BIN_EXE_leasehold"));
     program.args([command, "-c", "leasehold.yaml", "--log-format", "json"]).current_dir(folder);
     program.stdout(Stdio::null()).stderr(std::fs::File::create(folder.join("log")).unwrap());
