@@ -191,7 +191,7 @@ fn grants_are_taken_away_one_by_one_or_as_many_as_match() {
     let would = admin.ok(&["revoke", "--principal", principal, "--dry-run"]);
     assert!(would.contains(&second) && would.contains(&third) && !would.contains(&first), "{would}");
     assert_eq!(admin.json(&["grants", "--state", "active"]).as_array().unwrap().len(), 2);
-    let ended = admin.ok(&["revoke", "--principal", principal, "--backend", "shop", "--yes", "--wait=5s"]);
+    let ended = admin.ok(&["revoke", "--principal", principal, "--backend", "shop", "--yes", "--wait=50s"]);
     assert_eq!(ended.lines().filter(|line| line.ends_with(" revoked")).count(), 2, "{ended}");
     assert!(ended.lines().any(|line| line.starts_with("enforced on 1/1 sidecar")), "{ended}");
     assert_eq!(admin.ok(&["revoke", "--task", "jira:INC-1", "--yes"]), "no grant matches: nothing to revoke\n");

@@ -49,7 +49,7 @@ fn what_is_granted_passes_what_is_revoked_is_reported_and_denied() {
     comes(&sidecar, "passed");
     let ended = world.done("local", "POST", &format!("/v1/grants/{grant}/revoke"), &json!({}));
     let revision = ended["revision"].as_u64().unwrap_or_else(|| panic!("{ended}"));
-    let report = world.done("local", "GET", &format!("/v1/revocations/{revision}?wait=10s"), &Value::Null);
+    let report = world.done("local", "GET", &format!("/v1/revocations/{revision}?wait=60s"), &Value::Null);
     assert_eq!(report["enforcement"]["state"], "enforced", "{report}");
     assert_eq!(report["enforcement"]["enforced"], 1, "{report}");
     assert_eq!(call(&sidecar), "revoked", "what is called enforced is");
