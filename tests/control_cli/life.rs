@@ -107,6 +107,22 @@ fn a_request_is_approved_used_narrowed_and_given_back() {
 }
 
 #[test]
+fn how_the_sidecar_beside_it_uses_a_grant_is_shown() {
+    let world = World::new();
+    let (bot, bob) = (world.person("bot"), world.person("bob"));
+    let id = bot.asks(&["clean-up"]);
+    let approved = bob.json(&["approve", &id, "--yes"]);
+    let grant = approved["grant_id"].as_str().unwrap();
+    let before = bot.json(&["show", grant]);
+    assert!(before["last_used"].is_null() && before["calls"].is_null(), "{before}");
+    wait_for("the grant at the sidecar", || (world.call("bot", "DELETE", "/orders/17") == 200).then_some(()));
+    assert_eq!(world.call("bot", "GET", "/orders/17"), 200);
+    let used = wait_for("both calls", || Some(bot.json(&["show", grant])).filter(|used| used["calls"] == 2));
+    assert!(used["last_used"].as_str() >= before["created_at"].as_str(), "{used}");
+    assert!(bot.ok(&["show", grant]).contains("calls        2"), "{}", bot.ok(&["show", grant]));
+}
+
+#[test]
 fn waiting_ends_with_the_decision() {
     let world = World::new();
     let (bot, bob) = (world.person("bot"), world.person("bob"));
