@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::control::engine::Engine;
-use crate::control::store::StoreError;
-use crate::control::store::sql::{Activity, SqlStore};
+use crate::control::store::sql::SqlStore;
+use crate::control::store::{Activity, Store, StoreError};
 use crate::domain::id::GrantId;
 use crate::domain::principal::Principal;
 use crate::domain::time::{Clock, Timestamp};
