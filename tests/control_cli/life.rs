@@ -179,9 +179,11 @@ fn an_incident_is_approved_at_once_and_its_end_ends_it() {
     wait_for("the grant", || (world.call("bot", "GET", "/orders/1") == 200).then_some(()));
     assert!(admin.ok(&["tasks", "show", "jira:INC-1"]).contains("kind      incident"));
     assert!(admin.ok(&["show", "jira:INC-1"]).contains("is open"));
-    let closed = admin.ok(&["tasks", "close", "jira:INC-1"]);
+    let closed = admin.ok(&["tasks", "close", "jira:INC-1", "--wait=50s"]);
     assert!(closed.contains(&format!("{} ended", grant["id"].as_str().unwrap())), "{closed}");
-    wait_for("the end", || (world.call("bot", "GET", "/orders/1") == 403).then_some(()));
+    assert!(closed.lines().any(|line| line.starts_with("enforced on 1/1 sidecar")), "{closed}");
+    assert_eq!(world.call("bot", "GET", "/orders/1"), 403, "what is called enforced is");
+    assert!(admin.ok(&["tasks", "close", "jira:INC-1", "--wait"]).starts_with("task jira:INC-1 is closed\n"));
     assert!(bot.ok(&["grants", "--task", "jira:INC-1"]).contains("revoked"));
 }
 
