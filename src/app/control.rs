@@ -24,7 +24,7 @@ use crate::control::catalogue::LOCAL_ADMIN;
 use crate::control::command::{Command, Reply};
 use crate::control::document::{API_VERSION, BackendSpec, Document, Kind, Metadata, NamedAction, read_yaml};
 use crate::control::engine::Engine;
-use crate::control::publish::Reports;
+use crate::control::publish::{Reports, Usage};
 use crate::control::store::sql::SqlStore;
 use crate::domain::principal::Principal;
 use crate::domain::time::Clock;
@@ -43,6 +43,7 @@ pub struct RunningControl {
     address: SocketAddr,
     sync: Option<SocketAddr>,
     reports: Arc<Reports>,
+    usage: Arc<Usage>,
     token_file: PathBuf,
     engine: Engine,
     store: Arc<SqlStore>,
@@ -57,17 +58,25 @@ pub struct RunningControl {
 /// # Errors
 /// What is wrong with the store, a document, a file or an address; nothing runs then.
 pub async fn start_control(config: &ControlConfig) -> anyhow::Result<RunningControl> {
-    start_control_with(config, &Metrics::new(), Vec::new()).await
+    start_control_at(config, Arc::new(SystemClock::new())).await
+}
+
+/// As [`start_control`], by this clock; for tests.
+///
+/// # Errors
+/// As [`start_control`].
+pub async fn start_control_at(config: &ControlConfig, clock: Arc<dyn Clock>) -> anyhow::Result<RunningControl> {
+    start_control_with(config, clock, &Metrics::new(), Vec::new()).await
 }
 
 /// As [`start_control`], with its figures in `metrics`; `more` is declared with the configured documents, which come
 /// before it where both name a thing.
 async fn start_control_with(
     config: &ControlConfig,
+    clock: Arc<dyn Clock>,
     metrics: &Metrics,
     more: Vec<Document>,
 ) -> anyhow::Result<RunningControl> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let control = &config.control;
     std::fs::DirBuilder::new()
         .recursive(true)
@@ -95,6 +104,7 @@ async fn start_control_with(
     let reports = publish::reports(&store, &hub, &mut tasks, &upkeep)?;
     reports.register(metrics.registry())?;
     let enrolment = publish::enrolment(config, &engine, &store, &clock)?;
+    let usage = publish::usage(&store, &engine, &clock, &mut tasks, &upkeep);
     let router = api::router(api::Parts {
         engine: engine.clone(),
         store: Arc::clone(&store),
@@ -123,12 +133,13 @@ async fn start_control_with(
     let mut sync = None;
     if let Some(listens) = &control.sync {
         let (upkeep, serving) = (upkeep.clone(), serving.clone());
-        let ground = publish::Ground { hub: &hub, engine: &engine, store: &store, enrolment, upkeep, serving };
+        let ground = publish::Ground { hub: &hub, engine: &engine, enrolment, usage: &usage, upkeep, serving };
         let (bound, serves) = publish::listen(config, listens, ground, &mut tasks).await?;
         sync = Some(bound);
         served.push(serves);
     }
-    let running = RunningControl { address, sync, reports, token_file, engine, store, upkeep, serving, served, tasks };
+    let running =
+        RunningControl { address, sync, reports, usage, token_file, engine, store, upkeep, serving, served, tasks };
     running.declare(documents(&control.documents, more)?).await?;
     tracing::info!(%address, "control plane listening");
     tracing::info!(file = %running.token_file.display(), "the local admin's token is in this file");
@@ -175,7 +186,7 @@ impl RunningControl {
         let hub = Arc::clone(self.reports.hub());
         let local = Local::join(hub, sidecar, backends, config.grants.staleness_max);
         self.reports.announce().await.context("control.store")?;
-        Ok(beside.counted(local))
+        Ok(beside.counted(local, Arc::clone(&self.usage)))
     }
 
     /// Stops: no new connection, calls finish until the configured deadline, what waits is written.
@@ -365,7 +376,7 @@ pub struct Up {
 /// As [`start_control`] and [`super::start`].
 pub async fn start_up(config: Config, control: &ControlConfig) -> anyhow::Result<Up> {
     let metrics = Metrics::new();
-    let control = start_control_with(control, &metrics, backends(&config)?).await?;
+    let control = start_control_with(control, Arc::new(SystemClock::new()), &metrics, backends(&config)?).await?;
     let feed = control.feed(&config).await?;
     let sidecar = start_beside(config, metrics, Some(feed)).await?;
     Ok(Up { control, sidecar })
@@ -413,7 +424,7 @@ pub fn run_control(config: &ControlConfig) -> anyhow::Result<()> {
             .with_context(|| format!("admin.address {}", config.admin.address))?;
         let address = admin.local_addr()?;
         let metrics = Metrics::new();
-        let running = start_control_with(config, &metrics, Vec::new()).await?;
+        let running = start_control_with(config, Arc::new(SystemClock::new()), &metrics, Vec::new()).await?;
         let readiness = Readiness::new();
         let parts = Admin {
             metrics,

@@ -107,6 +107,19 @@ pub(super) fn reports(
     Ok(reports)
 }
 
+/// What gathers how grants are used.
+pub(super) fn usage(
+    store: &Arc<SqlStore>,
+    engine: &Engine,
+    clock: &Arc<dyn Clock>,
+    tasks: &mut JoinSet<()>,
+    stop: &CancellationToken,
+) -> Arc<Usage> {
+    let usage = Arc::new(Usage::new(Arc::clone(store), engine.clone(), Arc::clone(clock)));
+    tasks.spawn(Arc::clone(&usage).run(stop.clone()));
+    usage
+}
+
 /// Where sidecars follow, with what its certificates are verified by.
 struct Door {
     tls: Tls,
@@ -213,8 +226,8 @@ pub(super) fn enrolment(
 pub(super) struct Ground<'g> {
     pub(super) hub: &'g Arc<Hub>,
     pub(super) engine: &'g Engine,
-    pub(super) store: &'g Arc<SqlStore>,
     pub(super) enrolment: Option<Arc<Enrolment>>,
+    pub(super) usage: &'g Arc<Usage>,
     /// Ends the upkeep, and before it the serving.
     pub(super) upkeep: CancellationToken,
     pub(super) serving: CancellationToken,
@@ -227,16 +240,14 @@ pub(super) async fn listen(
     ground: Ground<'_>,
     tasks: &mut JoinSet<()>,
 ) -> anyhow::Result<(SocketAddr, tokio::task::JoinHandle<()>)> {
-    let Ground { hub, engine, store, enrolment, upkeep, serving } = ground;
+    let Ground { hub, engine, enrolment, usage, upkeep, serving } = ground;
     let own = match (&config.signer, &enrolment) {
         (SyncSigner::Own { names, .. }, Some(enrolment)) => {
             Some((Served::new(&control.control.data, names), Arc::clone(enrolment)))
         }
         _ => None,
     };
-    let usage = Arc::new(Usage::new(Arc::clone(store), engine.clone(), Arc::clone(hub.clock())));
-    tasks.spawn(Arc::clone(&usage).run(upkeep.clone()));
-    let publisher = Arc::new(Publisher::new(engine.clone(), enrolment, usage));
+    let publisher = Arc::new(Publisher::new(engine.clone(), enrolment, Arc::clone(usage)));
     let at = Listening { config, key: "control.sync", hub, upkeep, serving, drain: control.drain_timeout };
     serve_to(at, publisher, own, tasks).await
 }

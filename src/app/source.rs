@@ -11,6 +11,7 @@ use crate::config::{Config, GrantSource as Configured, Join, OnStale};
 use crate::control::catalogue::LOCAL_ADMIN;
 use crate::control::command::Command;
 use crate::control::engine::Engine;
+use crate::control::publish::Usage;
 use crate::control::store::sql::SqlStore;
 use crate::control::store::{Change as Kept, Changes as KeptChanges, Head, Page, Rows, Store};
 use crate::domain::grant::GrantState;
@@ -69,6 +70,9 @@ pub(super) async fn open(
         }
         (Configured::Control, Some(beside)) => {
             let counting = Counting::Remote(Arc::new(beside.counter()));
+            if let Some(usage) = &beside.usage {
+                usage.beside(uses(recorder, decider));
+            }
             let source = FeedSource::new(beside, sink(), clock);
             (Opened::near(source, counting), "the control plane's grants".to_owned())
         }
@@ -78,7 +82,7 @@ pub(super) async fn open(
             let patience = (config.grants.staleness_max, *first_view);
             let counting = Counting::Remote(Arc::new(Remote::new(Arc::clone(&upstreams))));
             let source = ControlSource::new(upstreams, about(config)?, sink(), clock, patience);
-            let source = source.telling(uses(recorder));
+            let source = source.telling(uses(recorder, decider));
             let status = Some(source.status());
             (Opened { source: Box::new(source), status, counting, renewal }, "grants.control".to_owned())
         }
@@ -100,13 +104,17 @@ pub(super) async fn upstreams(
     Ok((upstreams, Some(renewal)))
 }
 
-/// What calls were carried out under each grant.
-fn uses(recorder: &Arc<Recorder>) -> Uses {
+/// What calls were carried out under each grant. One that runs is a use, for as long as it runs.
+fn uses(recorder: &Arc<Recorder>, decider: &Arc<Decider>) -> Uses {
     recorder.count_uses();
-    let recorder = Arc::clone(recorder);
+    let (recorder, decider) = (Arc::clone(recorder), Arc::clone(decider));
     Arc::new(move || {
+        // In this order: a call that ends in between is among those that ended.
+        let running = decider.grants_running();
+        let now = decider.clock().now().wall;
+        let running = running.into_iter().map(|grant| Activity { grant, last: now, calls: 0 });
         let uses = recorder.take_uses().into_iter();
-        uses.map(|Used { grant, last, calls }| Activity { grant, last, calls }).collect()
+        running.chain(uses.map(|Used { grant, last, calls }| Activity { grant, last, calls })).collect()
     })
 }
 
@@ -135,6 +143,7 @@ pub(super) struct Beside {
     engine: Engine,
     head: watch::Receiver<Head>,
     local: Option<Local>,
+    usage: Option<Arc<Usage>>,
 }
 
 /// Rows of one page of a snapshot, and changes of one answer.
@@ -143,12 +152,12 @@ const PAGE: u32 = 1_000;
 impl Beside {
     pub(super) fn new(store: Arc<SqlStore>, engine: Engine) -> Self {
         let head = engine.head();
-        Self { store, engine, head, local: None }
+        Self { store, engine, head, local: None, usage: None }
     }
 
-    /// The same for a sidecar that counts among those that follow.
-    pub(super) fn counted(self, local: Local) -> Self {
-        Self { local: Some(local), ..self }
+    /// The same for a sidecar that counts among those that follow, and says how it uses grants.
+    pub(super) fn counted(self, local: Local, usage: Arc<Usage>) -> Self {
+        Self { local: Some(local), usage: Some(usage), ..self }
     }
 
     /// The same control plane, to count uses.

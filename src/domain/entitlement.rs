@@ -57,6 +57,8 @@ pub struct Entitlement {
     pub duration_max: Duration,
     /// Most calls of a grant.
     pub uses_max: Option<u32>,
+    /// How long a grant may go unused.
+    pub idle_timeout: Option<Duration>,
     /// Who must agree, in order; without a step policy decides alone.
     pub steps: Vec<Step>,
     /// For how long it waits for approvers.

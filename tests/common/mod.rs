@@ -11,7 +11,7 @@ pub mod world;
 use std::time::{Duration, Instant};
 
 /// How long anything may take that should come at once.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Waits until `look` sees what it looks for.
 #[track_caller]

@@ -107,6 +107,22 @@ fn a_request_is_approved_used_narrowed_and_given_back() {
 }
 
 #[test]
+fn how_the_sidecar_beside_it_uses_a_grant_is_shown() {
+    let world = World::new();
+    let (bot, bob) = (world.person("bot"), world.person("bob"));
+    let id = bot.asks(&["clean-up"]);
+    let approved = bob.json(&["approve", &id, "--yes"]);
+    let grant = approved["grant_id"].as_str().unwrap();
+    let before = bot.json(&["show", grant]);
+    assert!(before["last_used"].is_null() && before["calls"].is_null(), "{before}");
+    wait_for("the grant at the sidecar", || (world.call("bot", "DELETE", "/orders/17") == 200).then_some(()));
+    assert_eq!(world.call("bot", "GET", "/orders/17"), 200);
+    let used = wait_for("both calls", || Some(bot.json(&["show", grant])).filter(|used| used["calls"] == 2));
+    assert!(used["last_used"].as_str() >= before["created_at"].as_str(), "{used}");
+    assert!(bot.ok(&["show", grant]).contains("calls        2"), "{}", bot.ok(&["show", grant]));
+}
+
+#[test]
 fn waiting_ends_with_the_decision() {
     let world = World::new();
     let (bot, bob) = (world.person("bot"), world.person("bob"));
@@ -163,9 +179,11 @@ fn an_incident_is_approved_at_once_and_its_end_ends_it() {
     wait_for("the grant", || (world.call("bot", "GET", "/orders/1") == 200).then_some(()));
     assert!(admin.ok(&["tasks", "show", "jira:INC-1"]).contains("kind      incident"));
     assert!(admin.ok(&["show", "jira:INC-1"]).contains("is open"));
-    let closed = admin.ok(&["tasks", "close", "jira:INC-1"]);
+    let closed = admin.ok(&["tasks", "close", "jira:INC-1", "--wait=50s"]);
     assert!(closed.contains(&format!("{} ended", grant["id"].as_str().unwrap())), "{closed}");
-    wait_for("the end", || (world.call("bot", "GET", "/orders/1") == 403).then_some(()));
+    assert!(closed.lines().any(|line| line.starts_with("enforced on 1/1 sidecar")), "{closed}");
+    assert_eq!(world.call("bot", "GET", "/orders/1"), 403, "what is called enforced is");
+    assert!(admin.ok(&["tasks", "close", "jira:INC-1", "--wait"]).starts_with("task jira:INC-1 is closed\n"));
     assert!(bot.ok(&["grants", "--task", "jira:INC-1"]).contains("revoked"));
 }
 
@@ -191,7 +209,7 @@ fn grants_are_taken_away_one_by_one_or_as_many_as_match() {
     let would = admin.ok(&["revoke", "--principal", principal, "--dry-run"]);
     assert!(would.contains(&second) && would.contains(&third) && !would.contains(&first), "{would}");
     assert_eq!(admin.json(&["grants", "--state", "active"]).as_array().unwrap().len(), 2);
-    let ended = admin.ok(&["revoke", "--principal", principal, "--backend", "shop", "--yes", "--wait=5s"]);
+    let ended = admin.ok(&["revoke", "--principal", principal, "--backend", "shop", "--yes", "--wait=50s"]);
     assert_eq!(ended.lines().filter(|line| line.ends_with(" revoked")).count(), 2, "{ended}");
     assert!(ended.lines().any(|line| line.starts_with("enforced on 1/1 sidecar")), "{ended}");
     assert_eq!(admin.ok(&["revoke", "--task", "jira:INC-1", "--yes"]), "no grant matches: nothing to revoke\n");

@@ -77,9 +77,15 @@ fn a_caller_who_leaves_is_counted_too() {
     let mut stream = std::net::TcpStream::connect(world.url.trim_start_matches("http://")).unwrap();
     let head = format!("GET /v1/requests/{id}?wait=60s HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n");
     stream.write_all(head.as_bytes()).unwrap();
+    let becomes = |series: &str, wanted: u64| {
+        crate::tools::wait_for(series, || (value(&read(&world.admin), series) == wanted).then_some(()));
+    };
+    // One who leaves before the call was read has made none.
+    let running = "leasehold_control_api_requests_running{route=\"/v1/requests/{id}\"}";
+    becomes(running, 1);
     drop(stream);
-    let gone = "leasehold_control_api_requests_total{method=\"GET\",route=\"/v1/requests/{id}\",status=\"gone\"}";
-    crate::tools::wait_for("its count", || (value(&read(&world.admin), gone) == 1).then_some(()));
+    becomes("leasehold_control_api_requests_total{method=\"GET\",route=\"/v1/requests/{id}\",status=\"gone\"}", 1);
+    becomes(running, 0);
 }
 
 #[test]

@@ -28,6 +28,9 @@ fn an_entitlement_names_its_field_when_it_is_refused() {
         (json!({"emergency": true, "duration_max": "61m"}), &["spec.duration_max: at most `1h`"]),
         (json!({"uses_max": 0}), &["spec.uses_max: at least 1"]),
         (json!({"uses_max": -1}), &["spec.uses_max"]),
+        (json!({"idle_timeout": "59s"}), &["spec.idle_timeout: from `1m` to `duration_max`"]),
+        (json!({"idle_timeout": "20m", "duration_max": "19m"}), &["spec.idle_timeout: from `1m` to `duration_max`"]),
+        (json!({"idle_timeout": null}), &["spec.idle_timeout: invalid type"]),
         (json!({"concurrent_max": 0}), &["spec.concurrent_max: at least 1"]),
         (json!({"actions": []}), &["spec.actions: name from 1"]),
         (json!({"resources": []}), &["spec.resources: name from 1"]),
@@ -66,16 +69,18 @@ fn what_is_left_out_has_its_default() {
     let catalogue = world([document("Entitlement", "e", entitlement(json!({})))]);
     let read = &catalogue.entitlements[&EntitlementName::new("e").unwrap()];
     assert_eq!((read.uses_max, read.concurrent_max, read.emergency), (None, 1, false));
+    assert_eq!(read.idle_timeout, None);
     assert_eq!((read.window.as_secs(), read.justification_required, read.steps.len()), (86_400, false, 0));
     let known = catalogue.know(&who(ALICE)).unwrap();
     assert_eq!((known.grants_max, known.disabled, known.owner_may_approve, known.owner), (100, false, false, None));
     let all = json!({
         "uses_max": 3, "concurrent_max": 2, "emergency": true, "justification": "required", "task": "verified",
-        "duration_max": "1h", "approval": {"window": "90s", "steps": [{"approvers": ["oncall"], "quorum": 2}]},
+        "idle_timeout": "1h", "duration_max": "1h", "approval": {"window": "90s", "steps": [{"approvers": ["oncall"], "quorum": 2}]},
     });
     let catalogue = world([document("Entitlement", "e", entitlement(all))]);
     let read = &catalogue.entitlements[&EntitlementName::new("e").unwrap()];
     assert_eq!((read.uses_max, read.concurrent_max, read.emergency), (Some(3), 2, true));
+    assert_eq!(read.idle_timeout, Some(read.duration_max));
     assert_eq!((read.window.as_secs(), read.justification_required, read.steps.len()), (90, true, 1));
 }
 

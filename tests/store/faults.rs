@@ -1,5 +1,6 @@
 //! What the engine makes of a store that fails.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -8,8 +9,8 @@ use leasehold::control::command::{Command, Reply};
 use leasehold::control::refusal::Kind;
 use leasehold::control::store::memory::{Memory, MemoryStore};
 use leasehold::control::store::{
-    AuditEntry, Changes, GrantRow, Head, Idempotent, Keep, Page, RequestRow, Rows, Selector, Store, StoreError,
-    Transaction, Wanted, Write,
+    Activity, AuditEntry, Changes, GrantRow, Head, Idempotent, Keep, Page, RequestRow, Rows, Selector, Store,
+    StoreError, Transaction, Wanted, Write,
 };
 use leasehold::domain::id::{EntitlementName, GrantId, RequestId, Revision, TaskRef};
 use leasehold::domain::lock::Lock;
@@ -95,6 +96,10 @@ impl Store for Faulty {
         self.inner.lease(name, holder, now, ttl).await
     }
 
+    async fn used(&self, used: BTreeMap<GrantId, Activity>) -> Result<(), StoreError> {
+        self.inner.used(used).await
+    }
+
     async fn compact(&self, now: Timestamp, keep: Keep) -> Result<bool, StoreError> {
         self.inner.compact(now, keep).await
     }
@@ -124,6 +129,8 @@ through! {
     selected(selector: &Selector) -> Vec<GrantRow>;
     pending_of(task: &TaskRef) -> Vec<RequestRow>;
     grants_due(now: Timestamp, limit: u32) -> Vec<GrantRow>;
+    grants_idle(now: Timestamp, limit: u32) -> Vec<GrantRow>;
+    activity(ids: &[GrantId]) -> HashMap<GrantId, Activity>;
     requests_due(now: Timestamp, limit: u32) -> Vec<RequestRow>;
     requests(page: &Page) -> Vec<RequestRow>;
     grants(page: &Page) -> Vec<GrantRow>;
@@ -223,7 +230,7 @@ async fn past_what_may_wait_callers_are_told_to_come_again() {
     let mut all = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let engine = world.engine.clone();
-        all.spawn(async move { engine.run(admin(), Command::Sweep).await });
+        all.spawn(async move { engine.run(admin(), Command::Sweep { idle: true }).await });
     }
     let first = all.join_next().await.unwrap().unwrap().unwrap_err();
     assert_eq!((first.kind, first.code), (Kind::Unavailable, "busy"));

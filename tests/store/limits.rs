@@ -2,18 +2,22 @@
 
 use std::time::Duration;
 
-use leasehold::control::command::{Command, TaskSaid};
-use leasehold::control::store::{EndReason, Selector};
+use leasehold::control::command::{Command, Reply, TaskSaid};
+use leasehold::control::store::{Activity, EndReason, GrantRow, Rows, Selector};
+use leasehold::domain::action::{ActionPattern, Scope};
+use leasehold::domain::entitlement::Narrower;
 use leasehold::domain::grant::GrantState;
 use leasehold::domain::id::{EntitlementName, GrantId, TaskRef};
+use leasehold::domain::resource::ResourcePattern;
 use leasehold::domain::task::TaskEvent;
 use leasehold::domain::time::Timestamp;
 use proptest::strategy::{Strategy, ValueTree};
 use serde_json::json;
 
 use super::invariants::check;
-use super::place::Place;
-use super::world::{BEGINNING, HOUR, World, admin, code, entitlement, policy, revoking, who, world};
+use super::place::{Memory, Place};
+use super::world::{BEGINNING, HOUR, World, admin, code, documents, entitlement, policy, quiet, revoking, who, world};
+use leasehold::control::engine::Pace;
 use leasehold::control::store::Store;
 
 async fn contend<S: Store>(
@@ -128,6 +132,81 @@ pub async fn time_ends_what_is_over_and_nothing_else<P: Place>(place: P) {
     world.clock.forward(HOUR);
     assert_eq!((world.sweep().await, world.sweep().await), (1, 0));
     check(&*world.store).await;
+}
+
+pub async fn what_goes_unused_ends_and_what_is_used_does_not<P: Place>(place: P) {
+    let world = world(&place).await;
+    let seconds = |seconds| world.clock.forward(Duration::from_secs(seconds));
+    let use_at = async |row: &GrantRow, last_used| {
+        let used = Activity { last_used, calls: 1 };
+        world.store.used([(row.grant.id.clone(), used)].into()).await.unwrap();
+    };
+    let began = world.clock_now();
+    let (used, unused) = (world.granted(&who("bot"), "idle").await, world.granted(&who("bot"), "idle").await);
+    let endless = world.granted(&who("bot"), "auto").await;
+    // The timeout is a minute, and uses are heard of a quarter of it late at most.
+    seconds(74);
+    assert_eq!(world.sweep().await, 0);
+    use_at(&used, began.plus(Duration::from_secs(59))).await;
+    seconds(1);
+    let listening = world.run(&admin(), Command::Sweep { idle: false }).await.unwrap();
+    assert!(matches!(listening, Reply::Swept(0)), "who used it may not have said so yet: {listening:?}");
+    assert_eq!((world.sweep().await, world.sweep().await), (1, 0));
+    let row = world.grant(&unused.grant.id).await;
+    let ended = row.ended.unwrap();
+    assert_eq!((row.state, ended.reason, ended.by), (GrantState::Revoked, EndReason::Idle, None));
+    // What is heard late or twice makes nothing older.
+    use_at(&used, began.plus(Duration::from_secs(70))).await;
+    use_at(&used, began).await;
+    seconds(69);
+    assert_eq!(world.sweep().await, 0);
+    assert_eq!(world.grant(&used.grant.id).await.state, GrantState::Active);
+    // A narrower one in its place begins as if it was used.
+    let scope =
+        Scope::new(vec![ActionPattern::new("item.read").unwrap()], vec![ResourcePattern::new("items/a").unwrap()]);
+    let to = Narrower { scope: Some(scope), ..Narrower::default() };
+    let Reply::Grant(narrow) = world.run(&admin(), Command::Reduce(used.grant.id.clone(), to)).await.unwrap() else {
+        panic!("it is not narrower")
+    };
+    seconds(74);
+    assert_eq!(world.sweep().await, 0);
+    seconds(1);
+    assert_eq!(world.sweep().await, 1);
+    assert_eq!(world.grant(&narrow.grant.id).await.ended.unwrap().reason, EndReason::Idle);
+    assert_eq!(world.grant(&endless.grant.id).await.state, GrantState::Active);
+    let calls = world.store.view().await.unwrap().activity(std::slice::from_ref(&used.grant.id)).await.unwrap();
+    assert_eq!(calls[&used.grant.id], Activity { last_used: began.plus(Duration::from_secs(70)), calls: 3 });
+    // What time ended is said to be over, and not idle.
+    let last = world.granted(&who("bot"), "idle").await;
+    seconds(HOUR.as_secs());
+    assert_eq!(world.sweep().await, 2);
+    assert_eq!(world.grant(&last.grant.id).await.ended.unwrap().reason, EndReason::Expired);
+    check(&*world.store).await;
+}
+
+/// Whoever used it before a control plane started cannot have told it of that yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_idle_before_it_could_be_heard_of() {
+    let every = Duration::from_millis(5);
+    let pace = Pace { sweep_every: every, listen_first: Duration::from_secs(200), ..quiet() };
+    let world = World::on(Memory::default().open().await, pace).await;
+    world.run(&admin(), Command::Apply(documents())).await.unwrap();
+    let unused = world.granted(&who("bot"), "idle").await;
+    let mut short = world.asking("auto");
+    short.duration_seconds = Some(60);
+    let (_, short) = world.ask(&who("bot"), short).await.unwrap();
+    let ends = async |id: &GrantId| {
+        let mut head = world.engine.head();
+        while world.grant(id).await.state == GrantState::Active {
+            head.changed().await.unwrap();
+        }
+        world.grant(id).await.ended.unwrap().reason
+    };
+    world.clock.forward(Duration::from_secs(199));
+    assert_eq!(ends(&short.unwrap().grant.id).await, EndReason::Expired);
+    assert_eq!(world.grant(&unused.grant.id).await.state, GrantState::Active);
+    world.clock.forward(Duration::from_secs(1));
+    assert_eq!(ends(&unused.grant.id).await, EndReason::Idle);
 }
 
 pub async fn a_selector_means_all_that_it_names<P: Place>(place: P) {

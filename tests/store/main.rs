@@ -63,6 +63,7 @@ suite! {
     limits::quotas_hold_under_concurrency,
     limits::no_grant_outlives_any_of_its_bounds,
     limits::time_ends_what_is_over_and_nothing_else,
+    limits::what_goes_unused_ends_and_what_is_used_does_not,
     limits::a_selector_means_all_that_it_names,
     feed::a_reader_who_resumes_misses_nothing,
     feed::the_audit_is_a_dense_chain,

@@ -83,6 +83,7 @@ fn any_ask(numbers: std::ops::Range<u32>) -> impl Strategy<Value = Command> {
         "one",
         "tasked",
         "emergency",
+        "idle",
         "asked",
         "steps",
         "forbidden",
@@ -169,7 +170,7 @@ fn any_command(numbers: std::ops::Range<u32>) -> impl Strategy<Value = Command> 
         2 => any_lock(),
         2 => any_task(),
         1 => any_documents(),
-        1 => Just(Command::Sweep),
+        1 => any::<bool>().prop_map(|idle| Command::Sweep { idle }),
     ]
 }
 

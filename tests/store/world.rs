@@ -89,7 +89,7 @@ pub fn policy(name: &str, cedar: &str) -> Document {
 /// What is declared at first.
 pub fn documents() -> Vec<Document> {
     let approvers = json!({"steps": [{"approvers": ["approvers"], "quorum": 1}]});
-    let auto = ["auto", "counted", "once", "one", "tasked", "emergency"]
+    let auto = ["auto", "counted", "once", "one", "tasked", "emergency", "idle"]
         .map(|name| format!("resource == Leasehold::Entitlement::\"{name}\""))
         .join(" || ");
     vec![
@@ -113,6 +113,7 @@ pub fn documents() -> Vec<Document> {
         entitlement("one", json!({"concurrent_max": 1})),
         entitlement("tasked", json!({"task": "required"})),
         entitlement("emergency", json!({"emergency": true, "justification": "required"})),
+        entitlement("idle", json!({"idle_timeout": "1m"})),
         entitlement("asked", json!({"approval": approvers})),
         entitlement(
             "steps",
@@ -214,7 +215,7 @@ impl<S: Store> World<S> {
     }
 
     pub async fn sweep(&self) -> usize {
-        match self.run(&admin(), Command::Sweep).await.unwrap() {
+        match self.run(&admin(), Command::Sweep { idle: true }).await.unwrap() {
             Reply::Swept(swept) => swept,
             other => panic!("{other:?}"),
         }

@@ -66,7 +66,7 @@ fn an_end_is_enforced_when_everybody_said_so() {
         two.change(ended(&second)).await;
         two.ack(revision).await;
     });
-    let said = enforcement(&world, &revoked, "10s");
+    let said = enforcement(&world, &revoked, "60s");
     assert_eq!([&said["state"], &said["enforced"], &said["pending"]], [&json!("enforced"), &json!(2), &json!([])]);
     assert!(said["took_ms"].as_u64().is_some(), "{said}");
     for who in ["bot", "local"] {
@@ -93,7 +93,7 @@ fn who_is_cut_off_is_pending_until_it_must_deny() {
         let revision = unbounded.change(ended(&grant)).await;
         unbounded.ack(revision).await;
     });
-    let said = enforcement(&world, &revoked, "10s");
+    let said = enforcement(&world, &revoked, "60s");
     assert_eq!(
         [&said["state"], &said["enforced"], &said["lapsed"], &said["sidecars"]],
         [&json!("enforced"), &json!(1), &json!(1), &json!(2)],
@@ -118,7 +118,7 @@ fn a_lock_without_a_backend_is_for_everybody() {
         let revision = two.change(locked).await;
         two.ack(revision).await;
     });
-    assert_eq!(enforcement(&world, &lock, "10s")["state"], "enforced");
+    assert_eq!(enforcement(&world, &lock, "60s")["state"], "enforced");
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! A whole sidecar that follows a whole control plane: from the request to the call, and to the end of both.
 
+use std::io::Write;
+
+use leasehold::domain::time::{Clock, Timestamp};
 use rcgen::SanType;
 use serde_json::{Value, json};
 
-use crate::common::backend::Backend;
+use crate::common::backend::{Backend, Then};
 use crate::common::wait_for;
 use crate::common::world::{Setup, World as Sidecar};
 use crate::world::World;
@@ -49,7 +52,7 @@ fn what_is_granted_passes_what_is_revoked_is_reported_and_denied() {
     comes(&sidecar, "passed");
     let ended = world.done("local", "POST", &format!("/v1/grants/{grant}/revoke"), &json!({}));
     let revision = ended["revision"].as_u64().unwrap_or_else(|| panic!("{ended}"));
-    let report = world.done("local", "GET", &format!("/v1/revocations/{revision}?wait=10s"), &Value::Null);
+    let report = world.done("local", "GET", &format!("/v1/revocations/{revision}?wait=60s"), &Value::Null);
     assert_eq!(report["enforcement"]["state"], "enforced", "{report}");
     assert_eq!(report["enforcement"]["enforced"], 1, "{report}");
     assert_eq!(call(&sidecar), "revoked", "what is called enforced is");
@@ -70,4 +73,51 @@ fn a_counted_grant_is_good_for_as_many_calls_as_it_says() {
     let told = world.done("bot", "GET", &format!("/v1/grants/{grant}"), &Value::Null);
     assert_eq!((&told["state"], &told["uses"]), (&json!("exhausted"), &json!(2)), "{told}");
     assert_eq!(backend.seen().len(), 2);
+}
+
+#[test]
+fn a_grant_that_nobody_uses_ends_and_one_whose_call_runs_does_not() {
+    let backend = Backend::scripted(|seen, stream| {
+        let events = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n";
+        let plain = b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n";
+        let _ = stream.write_all(if seen.line().contains("/events") { &events[..] } else { plain });
+        Then::Keep
+    });
+    let world = World::start();
+    let sidecar = sidecar(&world, &backend);
+    let show = |grant: &str| world.done("bot", "GET", &format!("/v1/grants/{grant}"), &Value::Null);
+    let used = world.grant("while-used");
+    comes(&sidecar, "passed");
+    let mut stream = sidecar.connect();
+    stream.send(&sidecar.request_with("GET", "/events", &sidecar.issuer.token("bot"), "", ""));
+    stream.until(b"data: 1");
+    // It is used no more often, but for the call that runs: another covers what comes now.
+    let unused = world.grant("while-used");
+    world.clock.forward(40);
+    let now = world.clock.now().wall;
+    wait_for("the call that runs to be told", || {
+        let last = Timestamp::parse(show(&used)["last_used"].as_str()?).unwrap();
+        (last > now).then_some(())
+    });
+    assert_eq!(show(&unused)["state"], "active");
+    world.clock.forward(40);
+    let ended = wait_for("the end", || Some(show(&unused)).filter(|grant| grant["state"] == "revoked"));
+    assert_eq!((&ended["ended"]["reason"], &ended["idle_timeout_seconds"]), (&json!("idle"), &json!(60)), "{ended}");
+    assert!(ended["ended"]["by"].is_null() && ended["idle_at"].is_null(), "{ended}");
+    let runs = show(&used);
+    assert!(runs["state"] == "active" && runs["idle_at"].is_string(), "{runs}");
+    assert_eq!(call(&sidecar), "passed");
+    drop(stream);
+    // What was noted before a step may be told after it.
+    let mut last = Value::Null;
+    let ended = wait_for("the end of the other", || {
+        let grant = show(&used);
+        if grant["last_used"] != last {
+            last = grant["last_used"].clone();
+            world.clock.forward(80);
+        }
+        (grant["state"] != "active").then_some(grant)
+    });
+    assert_eq!(ended["ended"]["reason"], "idle", "{ended}");
+    comes(&sidecar, "revoked");
 }

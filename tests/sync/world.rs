@@ -2,9 +2,14 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use leasehold::app::control::{RunningControl, start_control};
+use leasehold::app::clock::SystemClock;
+use leasehold::app::control::{RunningControl, start_control_at};
 use leasehold::config::{self, ControlConfig};
+use leasehold::domain::time::{Clock, Now};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -46,6 +51,11 @@ metadata: {name: twice}
 spec: {backend: shop, actions: [read], resources: ["**"], eligible: [bots], duration_max: 10m, uses_max: 2, concurrent_max: 100}
 ---
 apiVersion: leasehold/v1
+kind: Entitlement
+metadata: {name: while-used}
+spec: {backend: shop, actions: [read], resources: ["**"], eligible: [bots], duration_max: 1h, idle_timeout: 1m, concurrent_max: 100}
+---
+apiVersion: leasehold/v1
 kind: Policy
 metadata: {name: automatic}
 spec:
@@ -53,7 +63,7 @@ spec:
   cedar: |
     @id("automatic")
     permit(principal, action == Leasehold::Action::"elevation:auto_approve", resource)
-    when { [Leasehold::Entitlement::"shop-read", Leasehold::Entitlement::"bank-read", Leasehold::Entitlement::"twice"].contains(resource) };
+    when { [Leasehold::Entitlement::"shop-read", Leasehold::Entitlement::"bank-read", Leasehold::Entitlement::"twice", Leasehold::Entitlement::"while-used"].contains(resource) };
 "#;
 
 /// Who signs certificates.
@@ -94,11 +104,32 @@ impl Authority {
     }
 }
 
+/// The machine's clock, but for what it is moved forward.
+#[derive(Debug)]
+pub struct Stepped {
+    clock: SystemClock,
+    seconds: AtomicU64,
+}
+
+impl Stepped {
+    pub fn forward(&self, seconds: u64) {
+        self.seconds.fetch_add(seconds, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Stepped {
+    fn now(&self) -> Now {
+        let (now, by) = (self.clock.now(), Duration::from_secs(self.seconds.load(Ordering::SeqCst)));
+        Now { wall: now.wall.plus(by), uptime: now.uptime.plus(by) }
+    }
+}
+
 pub struct World {
     pub authority: Authority,
     pub issuer: Issuer,
     pub control: Option<RunningControl>,
     pub runtime: Runtime,
+    pub clock: Arc<Stepped>,
     folder: TempDir,
     local: String,
 }
@@ -134,9 +165,10 @@ impl World {
         write("documents.yaml", DOCUMENTS);
         write("leasehold.yaml", &configuration(control));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let control = boot(&runtime, folder.path(), change);
+        let clock = Arc::new(Stepped { clock: SystemClock::new(), seconds: AtomicU64::new(0) });
+        let control = boot(&runtime, folder.path(), &clock, change);
         let local = std::fs::read_to_string(control.token_file()).unwrap();
-        Self { authority, issuer, control: Some(control), runtime, folder, local }
+        Self { authority, issuer, control: Some(control), runtime, clock, folder, local }
     }
 
     pub fn path(&self) -> &Path {
@@ -197,10 +229,17 @@ impl Drop for World {
     }
 }
 
-fn boot(runtime: &Runtime, folder: &Path, change: impl FnOnce(&mut ControlConfig)) -> RunningControl {
+fn boot(
+    runtime: &Runtime,
+    folder: &Path,
+    clock: &Arc<Stepped>,
+    change: impl FnOnce(&mut ControlConfig),
+) -> RunningControl {
     let mut config = config::load_control(&folder.join("leasehold.yaml")).unwrap_or_else(|errors| panic!("{errors}"));
     change(&mut config);
-    runtime.block_on(start_control(&config)).unwrap_or_else(|error| panic!("{error:#}"))
+    runtime
+        .block_on(start_control_at(&config, Arc::clone(clock) as Arc<dyn Clock>))
+        .unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 fn configuration(control: &str) -> String {

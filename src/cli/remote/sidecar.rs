@@ -57,7 +57,7 @@ enum One {
     /// Makes a token with which a sidecar joins: good once, for 10 minutes; it is shown once
     #[command(after_help = EXIT_CODES)]
     JoinToken {
-        /// The sidecar's name: it becomes spiffe://<trust domain>/sidecar/NAME
+        /// The sidecar's name: it becomes spiffe://TRUST_DOMAIN/sidecar/NAME
         #[arg(value_name = "NAME")]
         name: String,
         #[command(flatten)]

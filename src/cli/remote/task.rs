@@ -5,7 +5,9 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
 use super::render::{self, plain};
+use super::sidecar::Enforced;
 use super::{Call, Common, EXIT_CODES, Failure, confirm, view};
+use crate::cli::client::Client;
 use crate::cli::print;
 use crate::domain::time::Timestamp;
 
@@ -38,6 +40,8 @@ enum Command {
         #[arg(short, long)]
         yes: bool,
         #[command(flatten)]
+        enforced: Enforced,
+        #[command(flatten)]
         common: Common,
     },
 
@@ -65,9 +69,11 @@ impl Tasks {
                 let body = common.client()?.get(&["v1", "tasks", reference])?;
                 Ok(render::one(common.output, &body, |task| view::task(task, render::now()))?)
             }
-            Command::Close { reference, yes, common } => {
+            Command::Close { reference, yes, enforced, common } => {
                 confirm(&format!("Close {reference}? Its grants end, its pending requests are cancelled."), *yes)?;
-                say(common, reference, "close", Map::new())
+                let client = common.client()?;
+                let said = say(&client, common, reference, "close", Map::new())?;
+                enforced.wait(&client, common.output, &[said])
             }
             Command::Open { reference, kind, until, common } => {
                 let mut body = Map::new();
@@ -77,14 +83,26 @@ impl Tasks {
                 if let Some(until) = until {
                     body.insert("until".into(), json!(until));
                 }
-                say(common, reference, "open", body)
+                let said = say(&common.client()?, common, reference, "open", body)?;
+                if said.pointer("/task/open") == Some(&Value::Bool(true)) {
+                    return Ok(());
+                }
+                // A close is sticky against what is older.
+                Err(Failure::Running(anyhow!("{reference} stays closed: it was closed later than this")))
             }
         }
     }
 }
 
-fn say(common: &Common, reference: &str, verb: &str, body: Map<String, Value>) -> Result<(), Failure> {
-    let body = common.client()?.send(&Call::post(&["v1", "tasks", reference, verb], Value::Object(body)))?.body;
+/// Says it, shows the answer, and returns it.
+fn say(
+    client: &Client,
+    common: &Common,
+    reference: &str,
+    verb: &str,
+    body: Map<String, Value>,
+) -> Result<Value, Failure> {
+    let body = client.send(&Call::post(&["v1", "tasks", reference, verb], Value::Object(body)))?.body;
     render::one(common.output, &body, |body| {
         let mut text = view::task(body.get("task").unwrap_or(&Value::Null), render::now());
         for id in body.get("ended").and_then(Value::as_array).into_iter().flatten() {
@@ -92,9 +110,5 @@ fn say(common: &Common, reference: &str, verb: &str, body: Map<String, Value>) -
         }
         text
     })?;
-    if verb == "open" && body.pointer("/task/open") != Some(&Value::Bool(true)) {
-        // A close is sticky against what is older.
-        return Err(Failure::Running(anyhow!("{reference} stays closed: it was closed later than this")));
-    }
-    Ok(())
+    Ok(body)
 }

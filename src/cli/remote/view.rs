@@ -27,6 +27,7 @@ pub(super) const GRANTS: &[Column] = &[
     ("EXPIRES", |grant, now| when(grant, &["/expires_at"], now)),
     ("USES", |grant, _| uses(grant)),
     ("USED", |grant, now| when(grant, &["/last_used"], now)),
+    ("IDLE", |grant, now| when(grant, &["/idle_at"], now)),
     ("TASK", |grant, _| text(grant, &["/task"])),
 ];
 
@@ -184,6 +185,8 @@ pub(super) fn grant(grant: &Value, now: Timestamp) -> String {
         ("uses", uses(grant)),
         ("last used", at(&["/last_used"])),
         ("calls", of(&["/calls"])),
+        ("may go unused", duration(grant, "idle_timeout_seconds")),
+        ("ends unused", at(&["/idle_at"])),
         ("task", of(&["/task"])),
         ("entitlement", of(&["/entitlement"])),
         ("request", of(&["/request"])),

@@ -96,11 +96,10 @@ async fn list(
     let keep = |row: &GrantRow| (sees_all || caller.holds(row)) && wanted.selects(row);
     let mut rows = api.store.view().await?;
     let (found, next) = scan(&mut rows, query, size, keep).await?;
-    drop(rows);
     let ids: Vec<GrantId> = found.iter().map(|row| row.grant.id.clone()).collect();
-    let used = api.store.activity(&ids).await?;
+    let used = rows.activity(&ids).await?;
     Ok(Json(Listed {
-        items: found.iter().map(|row| GrantView::from(row).used(used.get(&row.grant.id))).collect(),
+        items: found.iter().map(|row| GrantView::of(row, used.get(&row.grant.id))).collect(),
         next_page_token: next.map(|id| page::token(&caller.principal, &question, &id)),
     }))
 }
@@ -142,8 +141,8 @@ async fn show(
 ) -> Result<Json<GrantView>, Problem> {
     let id = name.id(GrantId::new)?;
     let row = api.watch(&wait, || api.visible_grant(&caller, &id), |row| row.state != GrantState::Active).await?;
-    let used = api.store.activity(std::slice::from_ref(&id)).await?;
-    Ok(Json(GrantView::from(&row).used(used.get(&id))))
+    let used = api.store.view().await?.activity(std::slice::from_ref(&id)).await?;
+    Ok(Json(GrantView::of(&row, used.get(&id))))
 }
 
 impl Api {
@@ -172,14 +171,14 @@ impl Act {
 
     async fn changed(&self, command: Command) -> Result<Json<GrantView>, Problem> {
         let Reply::Grant(row) = self.run(command).await? else { return Err(unexpected()) };
-        Ok(Json(GrantView::from(&*row)))
+        Ok(Json(GrantView::of(&row, None)))
     }
 
     /// Runs what ends a grant, and shows it as it is then.
     async fn ended(&self, id: &GrantId, command: Command) -> Result<Json<GrantView>, Problem> {
         self.run(command).await?;
         let row = self.api.store.view().await?.grant(id).await?.ok_or_else(nothing_there)?;
-        Ok(Json(GrantView::from(&row)))
+        Ok(Json(GrantView::of(&row, None)))
     }
 }
 

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::control::route::Ruling;
-use crate::control::store::sql::Activity;
-use crate::control::store::{Ended, GrantRow, RequestRow, Review};
+use crate::control::store::{Activity, Ended, GrantRow, RequestRow, Review};
 use crate::domain::elevation::{Approval, Elevation};
 use crate::domain::entitlement::Step;
+use crate::domain::grant::GrantState;
 use crate::domain::task::Task;
 use crate::domain::time::Timestamp;
 
@@ -295,6 +295,13 @@ pub(super) struct GrantView {
     uses_max: Option<u32>,
     /// How many were taken.
     uses: u32,
+    /// How long it may go unused, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idle_timeout_seconds: Option<u64>,
+    /// The earliest moment at which it ends for want of use, if it is not used any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    idle_at: Option<String>,
     /// What justifies it.
     #[serde(skip_serializing_if = "Option::is_none")]
     task: Option<String>,
@@ -331,16 +338,11 @@ pub(super) struct GrantView {
 }
 
 impl GrantView {
-    /// The same with how it was used.
-    pub(super) fn used(self, activity: Option<&Activity>) -> Self {
-        let last_used = activity.map(|activity| activity.last_used.to_string());
-        Self { last_used, calls: activity.map(|activity| activity.calls), ..self }
-    }
-}
-
-impl From<&GrantRow> for GrantView {
-    fn from(row: &GrantRow) -> Self {
+    /// A grant with how it was used, where that is known.
+    pub(super) fn of(row: &GrantRow, activity: Option<&Activity>) -> Self {
         let grant = &row.grant;
+        let idle = row.idle.map(|idle| activity.map_or(idle, |activity| idle.used(activity.last_used)));
+        let is_active = row.state == GrantState::Active;
         let mut timeline = vec![Moment::new(row.created_at, "active", None, "")];
         if let Some(ended) = &row.ended {
             let by = ended.by.as_ref().map(ToString::to_string);
@@ -360,6 +362,8 @@ impl From<&GrantRow> for GrantView {
             expires_at: grant.window.expires_at.to_string(),
             uses_max: grant.uses_max,
             uses: row.uses,
+            idle_timeout_seconds: row.idle.map(|idle| idle.timeout().as_secs()),
+            idle_at: idle.filter(|_| is_active).map(|idle| idle.due().to_string()),
             task: grant.task.as_ref().map(ToString::to_string),
             request: row.request.to_string(),
             entitlement: row.entitlement.to_string(),
@@ -370,8 +374,8 @@ impl From<&GrantRow> for GrantView {
             created_at: row.created_at.to_string(),
             began_at: row.began_at.to_string(),
             revision: row.revision.0,
-            last_used: None,
-            calls: None,
+            last_used: activity.map(|activity| activity.last_used.to_string()),
+            calls: activity.map(|activity| activity.calls),
             timeline,
         }
     }

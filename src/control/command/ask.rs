@@ -14,7 +14,7 @@ use crate::control::store::{Change, EndReason, GrantRow, REPEATS_AFTER_END, Requ
 use crate::domain::action::{ActionPattern, Scope};
 use crate::domain::elevation::{Elevation, Event, Request};
 use crate::domain::entitlement::{Bounds, DURATION_MAX, Entitlement, TaskRule};
-use crate::domain::grant::{Grant, GrantState};
+use crate::domain::grant::{Grant, GrantState, Idle};
 use crate::domain::id::{EntitlementName, GrantId, RequestId, Revision, TaskRef};
 use crate::domain::lock::Lock;
 use crate::domain::principal::Principal;
@@ -329,6 +329,7 @@ impl<R: Rows> Work<'_, R> {
             state: GrantState::Active,
             ended: None,
             uses: 0,
+            idle: entitlement.and_then(|of| of.idle_timeout).map(|timeout| Idle::new(timeout, self.now)),
             emergency: request.emergency,
             review: request.emergency.then_some(Review::Open),
             task_epoch: row.task_epoch,
@@ -337,7 +338,10 @@ impl<R: Rows> Work<'_, R> {
             revision: Revision(0),
             grant,
         };
-        let detail = json!({"grant": row.grant, "request": row.request, "emergency": row.emergency});
+        let mut detail = json!({"grant": row.grant, "request": row.request, "emergency": row.emergency});
+        if let Some(idle) = row.idle {
+            detail["idle_timeout_seconds"] = json!(idle.timeout().as_secs());
+        }
         let change = Change::Grant(Box::new(row.grant.clone()));
         self.put_grant(row, change, "grant.active", detail)
     }

@@ -9,7 +9,7 @@ use crate::control::store::{
 };
 use crate::domain::elevation::Event;
 use crate::domain::entitlement::{Narrower, reduce};
-use crate::domain::grant::GrantState;
+use crate::domain::grant::{GrantState, Idle};
 use crate::domain::id::GrantId;
 use crate::domain::task::Task;
 use crate::sync::server::Use;
@@ -27,7 +27,8 @@ impl<R: Rows> Work<'_, R> {
         // What time had ended already, nobody ends.
         let over = row.grant.window.expires_at <= self.now && reason != EndReason::Exhausted;
         let reason = if over { EndReason::Expired } else { reason };
-        let by = (!matches!(reason, EndReason::Expired | EndReason::Exhausted)).then(|| self.actor.clone());
+        let by = (!matches!(reason, EndReason::Expired | EndReason::Exhausted | EndReason::Idle))
+            .then(|| self.actor.clone());
         let ended = Ended { reason, by, at: self.now };
         let state = reason.state();
         let (id, backend) = (row.grant.id.clone(), row.grant.backend.clone());
@@ -114,6 +115,7 @@ impl<R: Rows> Work<'_, R> {
             grant: narrowed.clone(),
             narrowed_from: Some(id.clone()),
             uses: 0,
+            idle: row.idle.map(|idle| Idle::new(idle.timeout(), self.now)),
             created_at: self.now,
             ..row.clone()
         };
@@ -215,17 +217,39 @@ impl<R: Rows> Work<'_, R> {
         Ok(Reply::Task(task, ended))
     }
 
-    pub(super) async fn sweep(&mut self) -> Result<Reply, Failed> {
+    pub(super) async fn sweep(&mut self, idle: bool) -> Result<Reply, Failed> {
         let grants = self.rows.grants_due(self.now, SWEEP_MAX).await?;
         let requests = self.rows.requests_due(self.now, SWEEP_MAX).await?;
-        let swept = grants.len() + requests.len();
+        let unused = if idle { self.unused().await? } else { Vec::new() };
+        let swept = grants.len() + requests.len() + unused.len();
         for row in grants {
             self.end(row, EndReason::Expired);
         }
         for row in requests {
             self.lapse(row, Event::Lapse, "request.expired");
         }
+        for row in unused {
+            self.end(row, EndReason::Idle);
+        }
         Ok(Reply::Swept(swept))
+    }
+
+    /// Active grants that went unused for too long. Those that were used are looked at again when that may be over.
+    async fn unused(&mut self) -> Result<Vec<GrantRow>, Failed> {
+        let mut rows = self.rows.grants_idle(self.now, SWEEP_MAX).await?;
+        rows.retain(|row| row.grant.window.expires_at > self.now);
+        let ids: Vec<GrantId> = rows.iter().map(|row| row.grant.id.clone()).collect();
+        let used = self.rows.activity(&ids).await?;
+        let mut over = Vec::new();
+        for row in rows {
+            let idle = row.idle.map(|idle| used.get(&row.grant.id).map_or(idle, |used| idle.used(used.last_used)));
+            if idle.is_some_and(|idle| idle.is_over(self.now)) {
+                over.push(row);
+            } else {
+                self.plan.note(Write::Grant(Box::new(GrantRow { idle, ..row })));
+            }
+        }
+        Ok(over)
     }
 
     fn lapse(&mut self, row: RequestRow, event: Event, kind: &str) {

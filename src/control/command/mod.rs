@@ -112,8 +112,11 @@ pub enum Command {
         /// The rest of it.
         detail: Value,
     },
-    /// Record what time has ended.
-    Sweep,
+    /// Record what time has ended; and end what went unused, where whoever used it had the time to say so.
+    Sweep {
+        /// Whether they had.
+        idle: bool,
+    },
 }
 
 /// What a source says of a task.
@@ -217,7 +220,7 @@ pub async fn execute<R: Rows>(
         Command::Task(said) => work.task(said).await?,
         Command::LogIn { by } => work.log_in(by),
         Command::Enrol { sidecar, event, detail } => work.enrol(sidecar, event, detail)?,
-        Command::Sweep => work.sweep().await?,
+        Command::Sweep { idle } => work.sweep(*idle).await?,
     };
     Ok((reply, work.plan.finish()))
 }

@@ -36,7 +36,7 @@ impl Command {
             | Self::Unlock(_)
             | Self::LogIn { .. }
             | Self::Enrol { .. }
-            | Self::Sweep => {}
+            | Self::Sweep { .. } => {}
         }
     }
 }

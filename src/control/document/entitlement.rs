@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::{duration_text, group_name};
 use crate::domain::action::{ActionPattern, Scope};
 use crate::domain::entitlement::{DURATION_MAX, Entitlement, Step, TaskRule};
+use crate::domain::grant::Idle;
 use crate::domain::id::{BackendName, EntitlementName};
 use crate::domain::resource::ResourcePattern;
 
@@ -34,6 +35,8 @@ pub(super) struct EntitlementSpec {
     duration_max: Duration,
     #[serde(default)]
     uses_max: Option<u32>,
+    #[serde(deserialize_with = "some_duration", default)]
+    idle_timeout: Option<Duration>,
     #[serde(default)]
     approval: ApprovalSpec,
     #[serde(default)]
@@ -44,6 +47,11 @@ pub(super) struct EntitlementSpec {
     concurrent_max: u32,
     #[serde(default)]
     emergency: bool,
+}
+
+/// A duration where one is written: `null` is none.
+fn some_duration<'de, D: Deserializer<'de>>(reader: D) -> Result<Option<Duration>, D::Error> {
+    duration_text(reader).map(Some)
 }
 
 fn one() -> u32 {
@@ -90,6 +98,7 @@ impl EntitlementSpec {
             eligible: self.eligible,
             duration_max: self.duration_max,
             uses_max: self.uses_max,
+            idle_timeout: self.idle_timeout,
             steps: self.approval.steps,
             window: self.approval.window,
             justification_required: self.justification == Need::Required,
@@ -121,6 +130,10 @@ impl EntitlementSpec {
         }
         if self.uses_max == Some(0) {
             return Err("spec.uses_max: at least 1".into());
+        }
+        let idle = Idle::TIMEOUT_MIN..=self.duration_max;
+        if self.idle_timeout.is_some_and(|timeout| !idle.contains(&timeout)) {
+            return Err("spec.idle_timeout: from `1m` to `duration_max`".into());
         }
         if self.concurrent_max == 0 {
             return Err("spec.concurrent_max: at least 1".into());

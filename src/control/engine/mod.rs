@@ -33,6 +33,9 @@ pub struct Pace {
     pub queue_max: usize,
     /// How often what time ended is recorded.
     pub sweep_every: Duration,
+    /// How long sidecars have to say what they used, after the start and whenever the store was away, before anything
+    /// counts as unused.
+    pub listen_first: Duration,
     /// How often what nobody needs any more is removed.
     pub compact_every: Duration,
     /// What is kept of the changes.
@@ -45,6 +48,8 @@ impl Default for Pace {
             batch_max: 128,
             queue_max: 4_096,
             sweep_every: Duration::from_secs(1),
+            // They connect again after 10 s at most, and say it every 5 s, and so does a relay.
+            listen_first: Duration::from_secs(30),
             compact_every: Duration::from_secs(60),
             keep: Keep::default(),
         }

@@ -45,6 +45,8 @@ impl<S: Store> Runner<S> {
             ticks
         };
         let (mut sweep, mut compact) = (every(self.pace.sweep_every), every(self.pace.compact_every));
+        let listened_from = || self.clock.now().uptime.plus(self.pace.listen_first);
+        let mut listened = listened_from();
         loop {
             let compacts = tokio::select! {
                 _ = sweep.tick() => false,
@@ -53,10 +55,11 @@ impl<S: Store> Runner<S> {
             let done = match self.is_sweeper(&us).await {
                 Ok(false) => Ok(()),
                 Ok(true) if compacts => self.compact().await,
-                Ok(true) => self.sweep().await,
+                Ok(true) => self.sweep(self.clock.now().uptime >= listened).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = done {
+                listened = listened_from();
                 tracing::warn!(%error, "what time has ended is not recorded yet");
             }
         }
@@ -70,13 +73,14 @@ impl<S: Store> Runner<S> {
         self.store.lease(SWEEPER, us, self.clock.now().wall, SWEEPER_TTL.max(self.pace.sweep_every * 3)).await
     }
 
-    async fn sweep(&self) -> Result<(), StoreError> {
+    async fn sweep(&self, idle: bool) -> Result<(), StoreError> {
         let now = self.clock.now().wall;
         for _ in 0..ROUNDS_MAX {
             {
                 // Most of the time there is nothing, and nobody is to wait for that.
                 let mut view = self.store.view().await?;
-                if view.grants_due(now, 1).await?.is_empty() && view.requests_due(now, 1).await?.is_empty() {
+                let is_used = !idle || view.grants_idle(now, 1).await?.is_empty();
+                if is_used && view.grants_due(now, 1).await?.is_empty() && view.requests_due(now, 1).await?.is_empty() {
                     return Ok(());
                 }
             }
@@ -84,7 +88,7 @@ impl<S: Store> Runner<S> {
             let began = Instant::now();
             let mut transaction = self.store.begin().await?;
             let catalogue = self.known.catalogue();
-            let swept = execute(&mut transaction, &catalogue, &actor, &Command::Sweep, now).await;
+            let swept = execute(&mut transaction, &catalogue, &actor, &Command::Sweep { idle }, now).await;
             let Ok((Reply::Swept(_), writes)) = swept else { return Ok(()) };
             let events: Vec<_> = self.counted.of(&writes).collect();
             transaction.apply(writes).await?;

@@ -134,6 +134,7 @@ fn loaded(chosen: &[usize]) -> (Policies, cedar_policy::PolicySet) {
             scope: Scope::new(vec![ActionPattern::new("*").unwrap()], vec![ResourcePattern::new("**").unwrap()]),
             eligible: vec!["g".to_owned()],
             duration_max: Duration::from_secs(3_600),
+            idle_timeout: None,
             uses_max: None,
             steps: Vec::new(),
             window: Duration::from_secs(60),

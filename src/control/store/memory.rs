@@ -1,17 +1,17 @@
 //! The model: rows in maps. It is what the suite compares the engines with, and it loses everything when it is dropped.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::{
-    AuditEntry, Change, Changes, GrantRow, Head, Idempotent, Keep, Page, Read, RequestRow, Rows, Selector, Store,
-    StoreError, Transaction, Write,
+    Activity, AuditEntry, Change, Changes, GrantRow, Head, Idempotent, Keep, Page, Read, RequestRow, Rows, Selector,
+    Store, StoreError, Transaction, Write,
 };
 use crate::control::document::{Document, Kind};
-use crate::domain::grant::GrantState;
+use crate::domain::grant::{GrantState, Idle};
 use crate::domain::id::{EntitlementName, GrantId, LockId, RequestId, Revision, TaskRef};
 use crate::domain::lock::Lock;
 use crate::domain::principal::Principal;
@@ -34,6 +34,7 @@ struct Tables {
     /// The last revision whose change is kept no more.
     floor: Revision,
     audit: BTreeMap<u64, AuditEntry>,
+    activity: HashMap<GrantId, Activity>,
     leases: BTreeMap<String, (String, Timestamp)>,
 }
 
@@ -70,6 +71,15 @@ impl Store for MemoryStore {
             tables.leases.insert(name.to_owned(), (holder.to_owned(), now.plus(ttl)));
         }
         Ok(free)
+    }
+
+    async fn used(&self, used: BTreeMap<GrantId, Activity>) -> Read<()> {
+        let mut tables = self.committed.lock().await;
+        for (grant, activity) in used {
+            let known = tables.activity.entry(grant).or_insert(Activity { calls: 0, ..activity });
+            known.add(activity.last_used, activity.calls);
+        }
+        Ok(())
     }
 
     async fn compact(&self, now: Timestamp, keep: Keep) -> Read<bool> {
@@ -209,6 +219,18 @@ impl Rows for Memory {
         let mut rows: Vec<_> = self.tables.grants.values().filter(due).collect();
         rows.sort_by_key(|row| (row.grant.window.expires_at, &row.grant.id));
         Ok(rows.into_iter().take(limit as usize).cloned().collect())
+    }
+
+    async fn grants_idle(&mut self, now: Timestamp, limit: u32) -> Read<Vec<GrantRow>> {
+        let over = |row: &&GrantRow| row.state == GrantState::Active && row.idle.is_some_and(|idle| idle.is_over(now));
+        let mut rows: Vec<_> = self.tables.grants.values().filter(over).collect();
+        rows.sort_by_key(|row| (row.idle.map(Idle::due), &row.grant.id));
+        Ok(rows.into_iter().take(limit as usize).cloned().collect())
+    }
+
+    async fn activity(&mut self, ids: &[GrantId]) -> Read<HashMap<GrantId, Activity>> {
+        let used = ids.iter().filter_map(|id| Some((id.clone(), *self.tables.activity.get(id)?)));
+        Ok(used.collect())
     }
 
     async fn requests_due(&mut self, now: Timestamp, limit: u32) -> Read<Vec<RequestRow>> {

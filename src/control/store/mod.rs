@@ -15,6 +15,7 @@ mod plan;
 pub mod sql;
 mod wanted;
 
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ pub use wanted::Wanted;
 use super::document::{Document, Kind};
 use super::route::Ruling;
 use crate::domain::elevation::{Elevation, Request};
-use crate::domain::grant::{Grant, GrantState};
+use crate::domain::grant::{Grant, GrantState, Idle};
 use crate::domain::id::{BackendName, EntitlementName, GrantId, LockId, RequestId, Revision, TaskRef};
 use crate::domain::lock::Lock;
 use crate::domain::principal::Principal;
@@ -98,6 +99,8 @@ pub enum EndReason {
     PrincipalDisabled,
     /// What it was granted under is declared no more.
     EntitlementDeleted,
+    /// It went unused for too long.
+    Idle,
 }
 
 impl EndReason {
@@ -112,6 +115,7 @@ impl EndReason {
             Self::TaskClosed => "task_closed",
             Self::PrincipalDisabled => "principal_disabled",
             Self::EntitlementDeleted => "entitlement_deleted",
+            Self::Idle => "idle",
         }
     }
 
@@ -121,7 +125,7 @@ impl EndReason {
             Self::Expired => GrantState::Expired,
             Self::Exhausted => GrantState::Exhausted,
             Self::Released | Self::Superseded => GrantState::Released,
-            Self::Revoked | Self::TaskClosed | Self::PrincipalDisabled | Self::EntitlementDeleted => {
+            Self::Revoked | Self::TaskClosed | Self::PrincipalDisabled | Self::EntitlementDeleted | Self::Idle => {
                 GrantState::Revoked
             }
         }
@@ -158,6 +162,9 @@ pub struct GrantRow {
     pub ended: Option<Ended>,
     /// How many uses were taken.
     pub uses: u32,
+    /// How long it may go unused, where that is limited, and when that was looked at last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle: Option<Idle>,
     /// Whether it was break-glass.
     pub emergency: bool,
     /// The review that break-glass demands; none where there is nothing to review.
@@ -244,6 +251,23 @@ pub struct AuditEntry {
     pub previous: String,
     /// The hash of this one, in hex.
     pub hash: String,
+}
+
+/// How a grant was used. No state: it has no revision and no audit entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Activity {
+    /// When for the last time.
+    pub last_used: Timestamp,
+    /// How often.
+    pub calls: u64,
+}
+
+impl Activity {
+    /// The same after more calls.
+    pub fn add(&mut self, last: Timestamp, calls: u64) {
+        self.last_used = self.last_used.max(last);
+        self.calls = self.calls.saturating_add(calls);
+    }
 }
 
 /// What an idempotency key was used for.
@@ -359,6 +383,10 @@ pub trait Rows: Send {
     fn pending_of(&mut self, task: &TaskRef) -> impl Future<Output = Read<Vec<RequestRow>>> + Send;
     /// Active grants whose end has come.
     fn grants_due(&mut self, now: Timestamp, limit: u32) -> impl Future<Output = Read<Vec<GrantRow>>> + Send;
+    /// Active grants that went unused for too long, as far as their rows know.
+    fn grants_idle(&mut self, now: Timestamp, limit: u32) -> impl Future<Output = Read<Vec<GrantRow>>> + Send;
+    /// How grants were used; those that were not are left out.
+    fn activity(&mut self, ids: &[GrantId]) -> impl Future<Output = Read<HashMap<GrantId, Activity>>> + Send;
     /// Pending requests whose window is over.
     fn requests_due(&mut self, now: Timestamp, limit: u32) -> impl Future<Output = Read<Vec<RequestRow>>> + Send;
     /// A page of requests.
@@ -409,6 +437,8 @@ pub trait Store: Send + Sync + 'static {
     /// Takes or keeps a lease: whether `holder` has it until `ttl` from `now`.
     fn lease(&self, name: &str, holder: &str, now: Timestamp, ttl: Duration)
     -> impl Future<Output = Read<bool>> + Send;
+    /// Adds to how grants were used. After an error some of it may be written.
+    fn used(&self, used: BTreeMap<GrantId, Activity>) -> impl Future<Output = Read<()>> + Send;
     /// Removes what nobody needs any more, a bounded piece of it: whether there is more.
     fn compact(&self, now: Timestamp, keep: Keep) -> impl Future<Output = Read<bool>> + Send;
     /// Whether other control planes write to it too.

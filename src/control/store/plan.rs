@@ -76,7 +76,7 @@ impl Plan {
         self.writes.push(Write::Audit(Box::new(entry)));
     }
 
-    /// A row that is no state: an idempotency key, the number of a use.
+    /// A row that is no state: an idempotency key, the number of a use, when to look at a grant again.
     pub fn note(&mut self, write: Write) {
         self.writes.push(write);
     }

@@ -240,6 +240,23 @@ impl<T> LiveCalls<T> {
         self.watch.come_by(next);
     }
 
+    /// Looks at every call that runs and has not to end.
+    pub fn look(&self, mut see: impl FnMut(&T)) {
+        for shard in &self.shards {
+            let mut from = 0;
+            loop {
+                let calls = shard.calls();
+                let last = calls.capacity();
+                let some = (from..(from + CHUNK).min(last)).filter_map(|key| calls.get(key));
+                some.filter(|call| call.ended().is_none()).for_each(|call| see(&call.subject));
+                from += CHUNK;
+                if from >= last {
+                    break;
+                }
+            }
+        }
+    }
+
     /// Ends every call that runs.
     pub fn end_all(&self, reason: Reason) {
         for shard in &self.shards {
@@ -288,6 +305,17 @@ mod tests {
             let expected = call.call().subject().is_multiple_of(2).then_some(Reason::Revoked);
             assert_eq!(call.call().ended(), expected);
         }
+    }
+
+    #[test]
+    fn what_runs_is_seen_and_what_has_to_end_is_not() {
+        let calls = LiveCalls::<u32>::new(2);
+        let registered: Vec<_> = (0..2_000).map(|n| calls.worker().register(n, Uptime::MAX)).collect();
+        registered[7].call().end(Reason::Revoked);
+        let mut seen = Vec::new();
+        calls.look(|n| seen.push(*n));
+        seen.sort_unstable();
+        assert!(seen.iter().copied().eq((0..2_000).filter(|n| *n != 7)));
     }
 
     #[test]

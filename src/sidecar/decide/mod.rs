@@ -203,6 +203,13 @@ impl Decider {
         &self.calls
     }
 
+    /// The grants under which calls run.
+    pub fn grants_running(&self) -> HashSet<GrantId> {
+        let mut grants = HashSet::new();
+        self.calls.look(|subject| grants.extend(subject.grant().map(|entry| entry.id().clone())));
+        grants
+    }
+
     /// The clocks that decisions are made by.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock

@@ -46,8 +46,9 @@ impl Telling {
         Self { uses, waiting: VecDeque::new(), due: Instant::now() + TELL_EVERY }
     }
 
-    /// Tells what there is, as far as there is room.
-    pub(super) fn tell(&mut self, out: &Outgoing) {
+    /// Tells what there is, as far as there is room. The server's clock is ahead of the one that it was noted by by so
+    /// many microseconds.
+    pub(super) fn tell(&mut self, out: &Outgoing, ahead: i64) {
         self.due = Instant::now() + TELL_EVERY;
         self.waiting.extend((self.uses)());
         let too_many = self.waiting.len().saturating_sub(WAITING_MAX);
@@ -56,7 +57,7 @@ impl Telling {
             let some = self.waiting.drain(..self.waiting.len().min(FRAME_MAX));
             let grants = some.map(|used| v1::GrantActivity {
                 grant: used.grant.to_string(),
-                last_used: used.last.as_micros(),
+                last_used: used.last.as_micros().saturating_add(ahead),
                 calls: used.calls,
             });
             let activity = v1::Activity { grants: grants.collect() };

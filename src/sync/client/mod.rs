@@ -329,6 +329,7 @@ impl ControlSource {
     }
 
     fn tick(&mut self, silent: Instant, unproved: Instant) -> Result<(), Lost> {
+        let ahead = self.told_ahead();
         let Some(link) = &mut self.link else { return Ok(()) };
         let now = Instant::now();
         if now >= silent {
@@ -357,16 +358,23 @@ impl ControlSource {
             link.acknowledge(&mut self.follower, self.behind.as_deref());
         }
         if let Some(telling) = self.telling.as_mut().filter(|telling| now >= telling.due) {
-            telling.tell(&link.out);
+            telling.tell(&link.out, ahead);
         }
         Ok(())
+    }
+
+    /// How far the server's clock is ahead of the one that uses are noted by, in microseconds. Those who follow a relay
+    /// note them by its clock already, or by the origin's.
+    fn told_ahead(&self) -> i64 {
+        if self.behind.is_some() { 0 } else { self.status.clock_offset_micros() }
     }
 
     /// Tells what is left to be told, and ends the stream in good order.
     async fn farewell(&mut self) {
         let Some(mut link) = self.link.take() else { return };
+        let ahead = self.told_ahead();
         if let Some(telling) = &mut self.telling {
-            telling.tell(&link.out);
+            telling.tell(&link.out, ahead);
         }
         drop(link.out);
         let read = async { while let Ok(Some(_)) = link.frames.message().await {} };

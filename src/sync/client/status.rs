@@ -28,7 +28,12 @@ impl Status {
     /// How far the source's clock is ahead of this machine's, in seconds; negative where it is behind.
     #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
     pub fn clock_offset_seconds(&self) -> f64 {
-        self.offset_micros.load(Ordering::Relaxed) as f64 / 1e6
+        self.clock_offset_micros() as f64 / 1e6
+    }
+
+    /// The same in microseconds.
+    pub(super) fn clock_offset_micros(&self) -> i64 {
+        self.offset_micros.load(Ordering::Relaxed)
     }
 
     pub(super) fn opened(&self) {

@@ -2,32 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use sqlx::AnyConnection;
 use sqlx::any::AnyRow;
 
 use super::SqlStore;
 use super::connect::within;
 use super::insert::{Insert, Value, bound, tuples};
 use super::rows::{number, signed, text};
-use crate::control::store::{Read, StoreError};
+use crate::control::store::{Activity, Read, StoreError};
 use crate::domain::id::{BackendName, GrantId, NameError};
 use crate::domain::time::Timestamp;
-
-/// How a grant was used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Activity {
-    /// When for the last time.
-    pub last_used: Timestamp,
-    /// How often.
-    pub calls: u64,
-}
-
-impl Activity {
-    /// The same after more calls.
-    pub fn add(&mut self, last: Timestamp, calls: u64) {
-        self.last_used = self.last_used.max(last);
-        self.calls = self.calls.saturating_add(calls);
-    }
-}
 
 /// Most ids in one question.
 const IDS_MAX: usize = 500;
@@ -47,53 +31,44 @@ fn id(row: &AnyRow, column: &str) -> Read<GrantId> {
 }
 
 impl SqlStore {
-    async fn about(&self, select: &str, ids: &[GrantId]) -> Read<Vec<AnyRow>> {
-        let mut rows = Vec::new();
-        for some in ids.chunks(IDS_MAX) {
-            let values = some.iter().map(|id| Value::from(id.as_str()));
-            let query = bound(format!("{select} IN ({})", tuples(some.len(), 1)), values);
-            rows.extend(within(query.fetch_all(&self.readers)).await?);
-        }
-        Ok(rows)
-    }
-
     /// On which backends grants are; those that are not there are left out.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn backends_of(&self, ids: &[GrantId]) -> Read<HashMap<GrantId, BackendName>> {
-        let rows = self.about("SELECT id, backend FROM grants WHERE id", ids).await?;
-        let read = |row: &AnyRow| {
-            let backend = BackendName::new(&text(row, "backend")?).map_err(not_ours)?;
-            Ok((id(row, "id")?, backend))
-        };
-        rows.iter().map(read).collect()
+        let mut all = HashMap::new();
+        for some in ids.chunks(IDS_MAX) {
+            let sql = format!("SELECT id, backend FROM grants WHERE id IN ({})", tuples(some.len(), 1));
+            let query = bound(sql, some.iter().map(|id| Value::from(id.as_str())));
+            for row in within(query.fetch_all(&self.readers)).await? {
+                let backend = BackendName::new(&text(&row, "backend")?).map_err(not_ours)?;
+                all.insert(id(&row, "id")?, backend);
+            }
+        }
+        Ok(all)
     }
+}
 
-    /// How grants were used; those that were not are left out.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn activity(&self, ids: &[GrantId]) -> Read<HashMap<GrantId, Activity>> {
-        let rows = self.about("SELECT grant_id, last_used, calls FROM activity WHERE grant_id", ids).await?;
-        let read = |row: &AnyRow| {
-            let last = i64::try_from(number(row, "last_used")?).unwrap_or(i64::MAX);
-            let activity = Activity { last_used: Timestamp::from_micros(last), calls: number(row, "calls")? };
-            Ok((id(row, "grant_id")?, activity))
-        };
-        rows.iter().map(read).collect()
+/// How grants were used; those that were not are left out.
+pub(super) async fn of(connection: &mut AnyConnection, ids: &[GrantId]) -> Read<HashMap<GrantId, Activity>> {
+    let mut all = HashMap::new();
+    for some in ids.chunks(IDS_MAX) {
+        let sql =
+            format!("SELECT grant_id, last_used, calls FROM activity WHERE grant_id IN ({})", tuples(some.len(), 1));
+        let query = bound(sql, some.iter().map(|id| Value::from(id.as_str())));
+        for row in within(query.fetch_all(&mut *connection)).await? {
+            let last = i64::try_from(number(&row, "last_used")?).unwrap_or(i64::MAX);
+            let activity = Activity { last_used: Timestamp::from_micros(last), calls: number(&row, "calls")? };
+            all.insert(id(&row, "grant_id")?, activity);
+        }
     }
+    Ok(all)
+}
 
-    /// Adds to how grants were used.
-    ///
-    /// # Errors
-    /// [`StoreError`]; some of it may be written.
-    pub async fn used(&self, used: BTreeMap<GrantId, Activity>) -> Read<()> {
-        let _turn = self.turn.lock().await;
-        let mut connection = within(self.writer.acquire()).await?;
-        let rows = used.into_iter().map(|(id, activity)| {
-            vec![id.as_str().into(), activity.last_used.as_micros().into(), signed(activity.calls).into()]
-        });
-        USED.write(&mut connection, rows.collect()).await
-    }
+/// Adds to how grants were used.
+pub(super) async fn used(connection: &mut AnyConnection, used: BTreeMap<GrantId, Activity>) -> Read<()> {
+    let rows = used.into_iter().map(|(id, activity)| {
+        vec![id.as_str().into(), activity.last_used.as_micros().into(), signed(activity.calls).into()]
+    });
+    USED.write(connection, rows.collect()).await
 }

@@ -80,7 +80,8 @@ async fn copy_table(
     columns: &'static [&'static str],
     keys: &[&str],
 ) -> Read<()> {
-    let numbers = ["revision", "sequence", "at", "window_until", "expires_at", "keep_until", "last_used", "calls"];
+    let numbers =
+        ["revision", "sequence", "at", "window_until", "expires_at", "idle_due", "keep_until", "last_used", "calls"];
     let insert = Insert { table, columns, conflict: "" };
     let (list, order) = (columns.join(", "), keys.join(", "));
     let mut after: Option<Vec<Value>> = None;

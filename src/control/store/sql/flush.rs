@@ -10,7 +10,8 @@ use crate::control::store::{GrantRow, Read, RequestRow, Write};
 use crate::domain::id::TaskRef;
 
 const REQUEST: &[&str] = &["id", "state", "requester", "subject", "entitlement", "task", "window_until", "body"];
-const GRANT: &[&str] = &["id", "request", "state", "principal", "backend", "entitlement", "task", "expires_at", "body"];
+const GRANT: &[&str] =
+    &["id", "request", "state", "principal", "backend", "entitlement", "task", "expires_at", "idle_due", "body"];
 
 const NEW_REQUESTS: Insert = Insert { table: "requests", columns: REQUEST, conflict: "" };
 const REQUESTS: Insert = Insert {
@@ -19,7 +20,7 @@ const REQUESTS: Insert = Insert {
 };
 const NEW_GRANTS: Insert = Insert { table: "grants", columns: GRANT, conflict: "" };
 const GRANTS: Insert = Insert {
-    conflict: "ON CONFLICT (id) DO UPDATE SET state = excluded.state, expires_at = excluded.expires_at, body = excluded.body WHERE grants.state = 'active' OR grants.state = excluded.state",
+    conflict: "ON CONFLICT (id) DO UPDATE SET state = excluded.state, expires_at = excluded.expires_at, idle_due = excluded.idle_due, body = excluded.body WHERE grants.state = 'active' OR grants.state = excluded.state",
     ..NEW_GRANTS
 };
 const TASKS: Insert = Insert {
@@ -116,6 +117,7 @@ fn grant(row: &GrantRow) -> Read<Vec<Value>> {
         row.entitlement.as_str().into(),
         task(grant.task.as_ref()).into(),
         grant.window.expires_at.as_micros().into(),
+        row.idle.map_or(0, |idle| idle.due().as_micros()).into(),
         written(row)?.into(),
     ])
 }

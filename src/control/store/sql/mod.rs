@@ -21,18 +21,19 @@ mod rows;
 mod schema;
 mod transaction;
 
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use sqlx::{Any, AnyPool};
 use tokio::sync::Mutex;
 
-pub use activity::Activity;
 pub use copy::{Copied, backup, copy};
 pub use replicas::ReplicaRow;
 pub use transaction::SqlTransaction;
 
 use super::{
-    AuditEntry, Changes, GrantRow, Head, Idempotent, Keep, Page, Read, RequestRow, Rows, Selector, Store, StoreError,
+    Activity, AuditEntry, Changes, GrantRow, Head, Idempotent, Keep, Page, Read, RequestRow, Rows, Selector, Store,
+    StoreError,
 };
 use crate::control::document::Document;
 use crate::domain::id::{EntitlementName, GrantId, RequestId, Revision, TaskRef};
@@ -137,6 +138,12 @@ impl Store for SqlStore {
         Ok(within(query.execute(&self.writer)).await?.rows_affected() == 1)
     }
 
+    async fn used(&self, used: BTreeMap<GrantId, Activity>) -> Read<()> {
+        let _turn = self.turn.lock().await;
+        let mut connection = within(self.writer.acquire()).await?;
+        activity::used(&mut connection, used).await
+    }
+
     async fn compact(&self, now: Timestamp, keep: Keep) -> Read<bool> {
         let _turn = self.turn.lock().await;
         let mut transaction = within(self.writer.begin_with(self.begin_word())).await?;
@@ -188,6 +195,8 @@ through! {
     selected(selector: &Selector) -> Vec<GrantRow>;
     pending_of(task: &TaskRef) -> Vec<RequestRow>;
     grants_due(now: Timestamp, limit: u32) -> Vec<GrantRow>;
+    grants_idle(now: Timestamp, limit: u32) -> Vec<GrantRow>;
+    activity(ids: &[GrantId]) -> HashMap<GrantId, Activity>;
     requests_due(now: Timestamp, limit: u32) -> Vec<RequestRow>;
     requests(page: &Page) -> Vec<RequestRow>;
     grants(page: &Page) -> Vec<GrantRow>;

@@ -1,14 +1,18 @@
 //! Rows as one connection sees them.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
+use super::activity;
 use super::connect::{failed, within};
 use crate::control::document::Document;
 use crate::control::store::{
-    AuditEntry, Change, Changes, GrantRow, Head, Idempotent, Page, Read, RequestRow, Rows, Selector, StoreError,
+    Activity, AuditEntry, Change, Changes, GrantRow, Head, Idempotent, Page, Read, RequestRow, Rows, Selector,
+    StoreError,
 };
 use crate::domain::id::{BackendName, EntitlementName, GrantId, RequestId, Revision, TaskRef};
 use crate::domain::lock::Lock;
@@ -177,6 +181,22 @@ impl Rows for On<'_> {
         .iter()
         .map(body)
         .collect()
+    }
+
+    async fn grants_idle(&mut self, now: Timestamp, limit: u32) -> Read<Vec<GrantRow>> {
+        all!(
+            self,
+            "SELECT body FROM grants WHERE state = 'active' AND idle_due > 0 AND idle_due <= $1 ORDER BY idle_due, id LIMIT $2",
+            now.as_micros(),
+            i64::from(limit)
+        )
+        .iter()
+        .map(body)
+        .collect()
+    }
+
+    async fn activity(&mut self, ids: &[GrantId]) -> Read<HashMap<GrantId, Activity>> {
+        activity::of(self.0, ids).await
     }
 
     async fn requests_due(&mut self, now: Timestamp, limit: u32) -> Read<Vec<RequestRow>> {

@@ -8,7 +8,7 @@ use crate::control::store::{Read, StoreError};
 /// What each version added. A later version adds an entry at the end; none is ever changed.
 ///
 /// Only `TEXT` and `BIGINT`, which both engines and sqlx's `Any` driver have.
-const VERSIONS: &[&[&str]] = &[FIRST, SECOND];
+const VERSIONS: &[&[&str]] = &[FIRST, SECOND, THIRD];
 
 const FIRST: &[&str] = &[
     "CREATE TABLE head (name TEXT PRIMARY KEY, revision BIGINT NOT NULL, sequence BIGINT NOT NULL, audit_hash TEXT NOT NULL, generation BIGINT NOT NULL)",
@@ -43,6 +43,12 @@ const SECOND: &[&str] = &[
     "CREATE TABLE join_tokens (digest TEXT PRIMARY KEY, keep_until BIGINT NOT NULL, body TEXT NOT NULL)",
 ];
 
+/// Grants that go unused end. 0 where that is not limited.
+const THIRD: &[&str] = &[
+    "ALTER TABLE grants ADD COLUMN idle_due BIGINT NOT NULL DEFAULT 0",
+    "CREATE INDEX grants_idle ON grants (idle_due) WHERE state = 'active' AND idle_due > 0",
+];
+
 /// Every table with what its rows are ordered by, as a copy goes through them. Leases, and what control planes and join tokens say
 /// for a while, belong to who runs and not to the rows.
 pub(super) const TABLES: &[(&str, &[&str], &[&str])] = &[
@@ -50,7 +56,7 @@ pub(super) const TABLES: &[(&str, &[&str], &[&str])] = &[
     ("requests", &["id", "state", "requester", "subject", "entitlement", "task", "window_until", "body"], &["id"]),
     (
         "grants",
-        &["id", "request", "state", "principal", "backend", "entitlement", "task", "expires_at", "body"],
+        &["id", "request", "state", "principal", "backend", "entitlement", "task", "expires_at", "idle_due", "body"],
         &["id"],
     ),
     ("locks", &["id", "body"], &["id"]),

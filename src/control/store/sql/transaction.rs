@@ -1,5 +1,6 @@
 //! The one transaction that runs: an overlay on a connection.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use sqlx::pool::PoolConnection;
@@ -12,8 +13,8 @@ use super::rows::On;
 use super::{flush, prefetch};
 use crate::control::document::Document;
 use crate::control::store::{
-    AuditEntry, Changes, GrantRow, Head, Idempotent, Page, Read, RequestRow, Rows, Selector, StoreError, Transaction,
-    Wanted, Write,
+    Activity, AuditEntry, Changes, GrantRow, Head, Idempotent, Page, Read, RequestRow, Rows, Selector, StoreError,
+    Transaction, Wanted, Write,
 };
 use crate::domain::grant::GrantState;
 use crate::domain::id::{EntitlementName, GrantId, RequestId, Revision, TaskRef};
@@ -249,6 +250,16 @@ impl Rows for SqlTransaction<'_> {
         let rows = self.flush().await?.grants_due(now, limit).await?;
         self.know_grants(&rows);
         Ok(rows)
+    }
+
+    async fn grants_idle(&mut self, now: Timestamp, limit: u32) -> Read<Vec<GrantRow>> {
+        let rows = self.flush().await?.grants_idle(now, limit).await?;
+        self.know_grants(&rows);
+        Ok(rows)
+    }
+
+    async fn activity(&mut self, ids: &[GrantId]) -> Read<HashMap<GrantId, Activity>> {
+        self.on_connection()?.activity(ids).await
     }
 
     async fn requests_due(&mut self, now: Timestamp, limit: u32) -> Read<Vec<RequestRow>> {
