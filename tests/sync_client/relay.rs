@@ -236,7 +236,8 @@ fn uses_are_taken_and_told_through_a_relay() {
     origin.manner.uses_max.store(1, Ordering::SeqCst);
     origin.state(snapshot(1, &["g1"]));
     let between = Between::start(&origin, LONG);
-    wait_for("the relay's stream", || origin.hub.sessions().first().cloned());
+    // That the origin knows of the stream does not mean that the relay does.
+    wait_for("the relay's view", || between.server.hub.head());
     let id = GrantId::new("g1").unwrap();
     let runtime = between.runtime.as_ref().unwrap();
     let take = |use_id: &str| runtime.block_on(between.relay.consume(&id, use_id)).unwrap();
