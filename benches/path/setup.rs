@@ -132,7 +132,7 @@ backends:
 credentials:
   - {{name: shop-admin, source: {{file: secret}}, inject: {{bearer: true}}}}
 grants: {{file: grants.jsonl}}
-audit: {{directory: audit}}
+audit: {{directory: audit, bytes_max: 8GiB}}
 admin: {{address: '{admin}'}}
 workers: 1
 {more}
