@@ -161,7 +161,7 @@ async fn bench(name: &str, url: &str, batch_max: usize, count: u32) {
     engine.run(Principal::parse(LOCAL_ADMIN).unwrap(), Command::Apply(documents())).await.unwrap();
     let grouped = if batch_max == 1 { "no" } else { "yes" };
     for (work, what) in Work::ALL {
-        for callers in [1, 8, 64] {
+        for callers in [1, 8, 32, 64] {
             // Alone a caller waits for each commit.
             let count = if callers == 1 || batch_max == 1 { count / 4 } else { count };
             let figures = measure(&engine, work, callers, count).await;
