@@ -1,6 +1,6 @@
 //! The section `listeners`.
 
-use super::super::files::{self, Purpose, Side};
+use super::super::files::{self, Purpose};
 use super::super::raw::{Field, Limits as RawLimits, List, Listener as RawListener, Text, Tls as RawTls};
 use super::super::resolved::{Backend, ClientCertificate, Limits, ListenAddress, Listener, Tls, TlsVersion};
 use super::{Resolver, Spot, is_name};
@@ -122,17 +122,7 @@ impl Resolver<'_> {
     }
 
     pub(super) fn tls(&mut self, at: &Spot, raw: &RawTls) -> Option<Tls> {
-        let certificate = self.path_required(at, "certificate", &raw.certificate, "tls.crt");
-        let key = self.path_required(at, "key", &raw.key, "tls.key");
-        if let (Some(certificate), Some(key)) = (&certificate, &key)
-            && let Err((side, message)) = files::key_pair(certificate, key)
-        {
-            let spot = match side {
-                Side::Certificate => at.key("certificate", &raw.certificate),
-                Side::Key => at.key("key", &raw.key),
-            };
-            self.fail(&spot, message, "name PEM files: the certificate first in its chain, and its own key");
-        }
+        let (certificate, key) = self.key_pair(at, (&raw.certificate, "tls.crt"), (&raw.key, "tls.key"));
         let choices = [
             ("none", ClientCertificate::None),
             ("optional", ClientCertificate::Optional),

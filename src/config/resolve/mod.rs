@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::{ConfigError, nearest};
+use super::files::{self, Side};
 use super::raw::{Count, Field, File, Flag, List, Text};
 use super::relay::RelayConfig;
 use super::resolved::{Config, ControlConfig};
@@ -359,6 +360,29 @@ impl Resolver<'_> {
     fn path_required(&mut self, at: &Spot, name: &str, field: &Field<Text>, example: &str) -> Option<PathBuf> {
         let text = self.required(at, name, field, example)?;
         Some(self.directory.join(text))
+    }
+
+    /// The files of a certificate and its own key, each with an example of its name.
+    fn key_pair(
+        &mut self,
+        at: &Spot,
+        (certificate, certificate_example): (&Field<Text>, &str),
+        (key, key_example): (&Field<Text>, &str),
+    ) -> (Option<PathBuf>, Option<PathBuf>) {
+        let pair = (
+            self.path_required(at, "certificate", certificate, certificate_example),
+            self.path_required(at, "key", key, key_example),
+        );
+        if let (Some(first), Some(second)) = &pair
+            && let Err((side, message)) = files::key_pair(first, second)
+        {
+            let spot = match side {
+                Side::Certificate => at.key("certificate", certificate),
+                Side::Key => at.key("key", key),
+            };
+            self.fail(&spot, message, "name PEM files: the certificate first in its chain, and its own key");
+        }
+        pair
     }
 
     /// Notes what a look at a file found.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use super::super::files::{self, Purpose, Side};
+use super::super::files::{self, Purpose};
 use super::super::raw::{File, Relay as RawRelay, RelayTls as RawRelayTls};
 use super::super::relay::{PrincipalPattern, RelayConfig, RelayTls};
 use super::{Resolver, Spot};
@@ -73,17 +73,7 @@ impl Resolver<'_> {
         let spot = at.key("tls", &raw.tls);
         let none = RawRelayTls::default();
         let raw = raw.tls.value().unwrap_or(&none);
-        let certificate = self.path_required(&spot, "certificate", &raw.certificate, "tls.crt");
-        let key = self.path_required(&spot, "key", &raw.key, "tls.key");
-        if let (Some(certificate), Some(key)) = (&certificate, &key)
-            && let Err((side, message)) = files::key_pair(certificate, key)
-        {
-            let spot = match side {
-                Side::Certificate => spot.key("certificate", &raw.certificate),
-                Side::Key => spot.key("key", &raw.key),
-            };
-            self.fail(&spot, message, "name PEM files: the certificate first in its chain, and its own key");
-        }
+        let (certificate, key) = self.key_pair(&spot, (&raw.certificate, "tls.crt"), (&raw.key, "tls.key"));
         let client_ca = self.path_required(&spot, "client_ca", &raw.client_ca, "ca.pem");
         if let Some(ca) = &client_ca {
             let hint = "name a PEM file with who signs the sidecars' certificates, each block whole";

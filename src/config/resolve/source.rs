@@ -2,7 +2,7 @@
 
 use secrecy::SecretString;
 
-use super::super::files::{self, Purpose, Side};
+use super::super::files::{self, Purpose};
 use super::super::join::{Join, JoinTokenSource};
 use super::super::raw::{GrantsControl as RawControl, Join as RawJoin, Password, SourceTls as RawSourceTls};
 use super::backends::host_and_port;
@@ -82,17 +82,7 @@ impl Resolver<'_> {
     }
 
     fn source_tls(&mut self, at: &Spot, raw: &RawSourceTls) -> Option<TlsSettings> {
-        let certificate = self.path_required(at, "certificate", &raw.certificate, "sidecar.crt");
-        let key = self.path_required(at, "key", &raw.key, "sidecar.key");
-        if let (Some(certificate), Some(key)) = (&certificate, &key)
-            && let Err((side, message)) = files::key_pair(certificate, key)
-        {
-            let spot = match side {
-                Side::Certificate => at.key("certificate", &raw.certificate),
-                Side::Key => at.key("key", &raw.key),
-            };
-            self.fail(&spot, message, "name PEM files: the certificate first in its chain, and its own key");
-        }
+        let (certificate, key) = self.key_pair(at, (&raw.certificate, "sidecar.crt"), (&raw.key, "sidecar.key"));
         let ca = self.path_required(at, "ca", &raw.ca, "control-ca.pem");
         if let Some(ca) = &ca {
             let result = files::certificates(ca, Purpose::Anchors);

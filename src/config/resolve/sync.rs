@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustls::pki_types::ServerName;
 
-use super::super::files::{self, Purpose, Side};
+use super::super::files::{self, Purpose};
 use super::super::raw::{Sync as RawSync, SyncTls as RawSyncTls};
 use super::super::resolved::{ControlSync, SyncSigner};
 use super::{Resolver, Spot};
@@ -84,17 +84,7 @@ impl Resolver<'_> {
     }
 
     fn sync_tls(&mut self, at: &Spot, raw: &RawSyncTls) -> Option<SyncSigner> {
-        let certificate = self.path_required(at, "certificate", &raw.certificate, "tls.crt");
-        let key = self.path_required(at, "key", &raw.key, "tls.key");
-        if let (Some(certificate), Some(key)) = (&certificate, &key)
-            && let Err((side, message)) = files::key_pair(certificate, key)
-        {
-            let spot = match side {
-                Side::Certificate => at.key("certificate", &raw.certificate),
-                Side::Key => at.key("key", &raw.key),
-            };
-            self.fail(&spot, message, "name PEM files: the certificate first in its chain, and its own key");
-        }
+        let (certificate, key) = self.key_pair(at, (&raw.certificate, "tls.crt"), (&raw.key, "tls.key"));
         let client_ca = self.path_required(at, "client_ca", &raw.client_ca, "ca.pem");
         if let Some(ca) = &client_ca {
             let spot = at.key("client_ca", &raw.client_ca);
