@@ -199,10 +199,11 @@ impl Worker {
             let caller = Arc::clone(&caller);
             service_fn(move |request| {
                 let (caller, call) = (Arc::clone(&caller), pulse.call());
-                async move {
+                // Apart, because a connection keeps the room for a call and is idle most of the time.
+                Box::pin(async move {
                     let response = handle(&caller, request).await;
                     Ok::<_, Infallible>(response.map(|body| call.carry(body)))
-                }
+                })
             })
         };
         let ended = if http2 {
