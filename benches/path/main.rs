@@ -3,7 +3,8 @@
 //! `cargo bench --bench path` prints the tables that README shows. The proxies are processes of their own on one core;
 //! the callers and the backend are this process on another. CPU of a call is what the kernel accounts to the proxy's
 //! threads, which is the steadiest figure on a noisy machine. Rounds alternate, medians are printed, ratios are what
-//! counts. `cargo bench --bench path -- quick` makes the rounds short, `only=token` measures the rows of that name alone.
+//! counts. `cargo bench --bench path -- quick` makes the rounds short, `only=token` measures the rows of that name alone,
+//! `against=PATH` measures another build of the program beside this one.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods, unreachable_pub)]
 
@@ -16,9 +17,14 @@ mod setup;
 
 use std::time::Duration;
 
+use bare::Connections;
 use load::{Load, Rate};
 use process::Process;
 use setup::{Folder, Grants, Proxied};
+
+/// What the program is built with.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How long one measurement lasts, and how many are made of each.
 struct Plan {
@@ -26,6 +32,7 @@ struct Plan {
     rounds: usize,
     many: usize,
     only: Option<String>,
+    against: Option<String>,
 }
 
 /// One thing measured.
@@ -36,17 +43,21 @@ struct Row {
     rates: Vec<Rate>,
 }
 
+/// The row that keeps callers apart and does nothing else.
+const APART: &str = "bare hyper proxy, connections of 1,000 callers kept apart";
+
 fn main() {
     let words: Vec<String> = std::env::args().collect();
     if let Some(at) = words.iter().position(|word| word == "bare-proxy") {
-        return bare::run(words[at + 1].parse().unwrap(), words[at + 2].parse().unwrap());
+        return bare::run(&words[at + 1..]);
     }
     let quick = words.iter().any(|word| word == "quick");
-    let only = words.iter().find_map(|word| word.strip_prefix("only=")).map(str::to_owned);
+    let told = |what: &str| words.iter().find_map(|word| word.strip_prefix(what)).map(str::to_owned);
+    let (only, against) = (told("only="), told("against="));
     let plan = if quick {
-        Plan { round: Duration::from_millis(400), rounds: 3, many: 10_000, only }
+        Plan { round: Duration::from_millis(400), rounds: 3, many: 10_000, only, against }
     } else {
-        Plan { round: Duration::from_secs(2), rounds: 9, many: 1_000_000, only }
+        Plan { round: Duration::from_secs(2), rounds: 9, many: 1_000_000, only, against }
     };
     process::pin_self(1);
     let folder = Folder::new();
@@ -64,13 +75,17 @@ fn plan_revocations(plan: &Plan) -> revoke::Plan {
 }
 
 fn calls(plan: &Plan, folder: &Folder, backend: std::net::SocketAddr) {
-    let one = Proxied::start(folder, "one", backend, &Grants::of(1), "");
-    let thousand = Proxied::start(folder, "thousand", backend, &Grants::of(1_000), "");
+    let one = Proxied::start(folder, "one", backend, &Grants::of(1));
+    let thousand = Proxied::start(folder, "thousand", backend, &Grants::of(1_000));
     let unix = Proxied::start_unix(folder, "unix", &Grants::of(1));
-    let million = Proxied::start(folder, "million", backend, &Grants::of(1).padded(plan.many), "");
-    let bare = bare::start(backend);
+    let million = Proxied::start(folder, "million", backend, &Grants::of(1).padded(plan.many));
+    let bare = bare::start(backend, Connections::Anyones);
+    let apart = bare::start(backend, Connections::TheCallers);
     let nginx = setup::nginx(folder, backend);
-    let mut rows = vec![Row::new("bare hyper proxy", bare.process, Load::plain(bare.address))];
+    let mut rows = vec![
+        Row::new("bare hyper proxy", bare.process, Load::plain(bare.address)),
+        Row::new(APART, apart.process, Load::tokens(apart.address, &thousand.tokens)),
+    ];
     if let Some(nginx) = nginx {
         rows.push(Row::new("nginx, plain proxy", nginx.process, Load::plain(nginx.address)));
     } else {
@@ -83,6 +98,11 @@ fn calls(plan: &Plan, folder: &Folder, backend: std::net::SocketAddr) {
         ("leasehold, backend on a Unix socket", requests(&unix), unix),
         ("leasehold, many grants", requests(&million), million),
     ];
+    if let Some(program) = &plan.against {
+        let other = Proxied::start_of(program, folder, "other", backend, &Grants::of(1));
+        let load = requests(&other);
+        rows.push(Row::new("the other program, 1 token", other.process, load));
+    }
     let mut refusing = None;
     for (name, load, proxied) in loads {
         if refusing.is_none() {
@@ -153,7 +173,7 @@ fn sizes(plan: &Plan, folder: &Folder, backend: std::net::SocketAddr) {
     println!("| the program, as this profile builds it | {:.1} MB |", exe as f64 / 1e6);
     let mut starts = Vec::new();
     for round in 0..plan.rounds.max(3) {
-        let proxied = Proxied::start(folder, &format!("start-{round}"), backend, &Grants::of(1), "");
+        let proxied = Proxied::start(folder, &format!("start-{round}"), backend, &Grants::of(1));
         starts.push(proxied.started);
         if round == 0 {
             println!("| memory idle (PSS) | {:.1} MiB |", proxied.process.pss_mib());
@@ -166,12 +186,12 @@ fn sizes(plan: &Plan, folder: &Folder, backend: std::net::SocketAddr) {
     starts.sort();
     println!("| start to the first served call | {:.0} ms |", starts[starts.len() / 2].as_secs_f64() * 1e3);
     let before = {
-        let proxied = Proxied::start(folder, "few", backend, &Grants::of(1), "");
+        let proxied = Proxied::start(folder, "few", backend, &Grants::of(1));
         let pss = proxied.process.pss_mib();
         proxied.process.kill();
         pss
     };
-    let proxied = Proxied::start(folder, "load", backend, &Grants::of(1).padded(plan.many), "");
+    let proxied = Proxied::start(folder, "load", backend, &Grants::of(1).padded(plan.many));
     let more = (proxied.process.pss_mib() - before) * 1024.0 * 1024.0 / plan.many as f64;
     println!("| start with {} grants to the first served call | {:.2} s |", plan.many, proxied.started.as_secs_f64());
     println!("| memory for each of them, after the load | {more:.0} B |");

@@ -74,15 +74,20 @@ pub struct Proxied {
 }
 
 impl Proxied {
-    pub fn start(folder: &Folder, name: &str, backend: SocketAddr, grants: &Grants, more: &str) -> Self {
-        Self::with(folder, name, &format!("http://{backend}"), grants, more)
+    pub fn start(folder: &Folder, name: &str, backend: SocketAddr, grants: &Grants) -> Self {
+        Self::start_of(PROGRAM, folder, name, backend, grants)
+    }
+
+    /// As [`Proxied::start`], of another build of the program.
+    pub fn start_of(program: &str, folder: &Folder, name: &str, backend: SocketAddr, grants: &Grants) -> Self {
+        Self::with(program, folder, name, &format!("http://{backend}"), grants)
     }
 
     pub fn start_unix(folder: &Folder, name: &str, grants: &Grants) -> Self {
-        Self::with(folder, name, &format!("unix:{}", folder.path("backend.sock").display()), grants, "")
+        Self::with(PROGRAM, folder, name, &format!("unix:{}", folder.path("backend.sock").display()), grants)
     }
 
-    fn with(folder: &Folder, name: &str, upstream: &str, grants: &Grants, more: &str) -> Self {
+    fn with(program: &str, folder: &Folder, name: &str, upstream: &str, grants: &Grants) -> Self {
         let home = folder.path(name);
         std::fs::create_dir(&home).unwrap();
         let key = Ed25519KeyPair::generate().unwrap();
@@ -95,9 +100,9 @@ impl Proxied {
             "actions.yaml",
             "rules:\n  - {action: thing.read, class: read, method: GET, path: '/things/{name}', resource: 'things/{name}'}\n  - {action: other.read, class: read, method: GET, path: '/other/{name}', resource: 'other/{name}'}\n",
         );
-        write(&home, "leasehold.yaml", &configuration(address, upstream, more));
+        write(&home, "leasehold.yaml", &configuration(address, upstream));
         let tokens: Vec<String> = (0..grants.callers).map(|number| token(&key, &format!("bot-{number}"))).collect();
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program);
         command.args(["proxy", "--log-level", "warn", "--config", home.join("leasehold.yaml").to_str().unwrap()]);
         let began = Instant::now();
         let process = Process::start(&command);
@@ -120,7 +125,7 @@ fn write(home: &Path, name: &str, text: &str) {
     std::fs::write(home.join(name), text).unwrap();
 }
 
-fn configuration(address: SocketAddr, upstream: &str, more: &str) -> String {
+fn configuration(address: SocketAddr, upstream: &str) -> String {
     format!(
         "listeners:
   - {{name: main, address: '{address}', backends: [shop]}}
@@ -135,7 +140,6 @@ grants: {{file: grants.jsonl}}
 audit: {{directory: audit, bytes_max: 8GiB}}
 admin: {{address: '{admin}'}}
 workers: 1
-{more}
 ",
         admin = free()
     )
@@ -224,7 +228,7 @@ pub fn in_process(
         "actions.yaml",
         "rules:\n  - {action: thing.read, class: read, method: GET, path: '/things/{name}', resource: 'things/{name}'}\n  - {action: event.watch, class: read, method: GET, path: '/events/{name}', resource: 'events/{name}', streaming: true}\n",
     );
-    write(&home, "leasehold.yaml", &configuration("127.0.0.1:0".parse().unwrap(), &format!("http://{backend}"), ""));
+    write(&home, "leasehold.yaml", &configuration("127.0.0.1:0".parse().unwrap(), &format!("http://{backend}")));
     let config = leasehold::config::load(&home.join("leasehold.yaml")).unwrap_or_else(|errors| panic!("{errors}"));
     (config, token(&key, "bot"))
 }
