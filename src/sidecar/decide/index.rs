@@ -6,8 +6,11 @@ use hashbrown::HashTable;
 
 use super::entry::Entry;
 
-/// A power of two, and enough of them that a reader seldom meets the writer.
-const SHARDS: usize = 64;
+/// At least so many shards: a reader seldom meets the writer, and waits briefly when a shard grows.
+const SHARDS_MIN: usize = 256;
+
+/// What a shard made for very many entries is filled with, of what it has room for: the rest is for chance.
+const FILL: (usize, usize) = (15, 16);
 
 type Shard = RwLock<HashTable<Arc<Entry>>>;
 
@@ -18,14 +21,19 @@ type Shard = RwLock<HashTable<Arc<Entry>>>;
 pub(super) struct Index(Box<[Shard]>);
 
 impl Index {
-    /// Room for about so many entries.
+    /// Room for about so many entries. A shard's room is seven eighths of a power of two; there are as many shards as make
+    /// use of it, because a shard that is half empty costs as much as one that is full.
     pub(super) fn with_capacity(entries: usize) -> Self {
-        Self((0..SHARDS).map(|_| RwLock::new(HashTable::with_capacity(entries / SHARDS))).collect())
+        let capacity = HashTable::<Arc<Entry>>::with_capacity(entries / SHARDS_MIN / 2 + 1).capacity();
+        let shards = entries.div_ceil((capacity * FILL.0 / FILL.1).max(1)).max(SHARDS_MIN);
+        let capacity = if entries < SHARDS_MIN { 0 } else { capacity };
+        Self((0..shards).map(|_| RwLock::new(HashTable::with_capacity(capacity))).collect())
     }
 
     /// The table itself uses the lowest and the highest bits of the hash; these lie between.
     fn shard(&self, hash: u64) -> &Shard {
-        &self.0[(hash >> 32) as usize % SHARDS]
+        let place = u64::from((hash >> 16) as u32) * self.0.len() as u64;
+        &self.0[(place >> 32) as usize]
     }
 
     /// Calls `look` with every entry of that hash, under the read lock of one shard: it must be short.
