@@ -76,10 +76,15 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// What most lines need.
+const ROOM: usize = 1024;
+
+/// A line that is being written. What takes a key is inlined, so that writing it is a store or two and not a call.
 struct Line<'b>(&'b mut Vec<u8>);
 
 impl<'b> Line<'b> {
     fn begin(buffer: &'b mut Vec<u8>, kind: &str, sequence: u64, at: Timestamp) -> Self {
+        buffer.reserve(ROOM);
         buffer.extend_from_slice(b"{\"kind\":\"");
         buffer.extend_from_slice(kind.as_bytes());
         buffer.push(b'"');
@@ -96,12 +101,14 @@ impl<'b> Line<'b> {
         self.0.extend_from_slice(b"}\n");
     }
 
+    #[inline(always)]
     fn key(&mut self, key: &str) {
         self.0.extend_from_slice(b",\"");
         self.0.extend_from_slice(key.as_bytes());
         self.0.extend_from_slice(b"\":");
     }
 
+    #[inline(always)]
     fn text(&mut self, key: &str, text: &str) {
         self.key(key);
         self.0.push(b'"');
@@ -127,17 +134,20 @@ impl<'b> Line<'b> {
         self.0.push(b'"');
     }
 
+    #[inline(always)]
     fn maybe(&mut self, key: &str, text: Option<&str>) {
         if let Some(text) = text {
             self.text(key, text);
         }
     }
 
+    #[inline(always)]
     fn number(&mut self, key: &str, number: u64) {
         self.key(key);
         self.0.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     }
 
+    #[inline(always)]
     fn maybe_number(&mut self, key: &str, number: Option<u16>) {
         if let Some(number) = number {
             self.number(key, u64::from(number));
