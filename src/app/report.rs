@@ -105,7 +105,7 @@ fn grants(parts: &Parts) -> Value {
     let counts = parts.decider.counts();
     let mut entries = parts.decider.table().entries();
     let total = entries.len();
-    entries.sort_by(|a, b| a.id().cmp(b.id()));
+    entries.sort_by(|a, b| a.id().cmp(&b.id()));
     entries.truncate(GRANTS_MAX);
     let listed: Vec<Value> = entries
         .iter()

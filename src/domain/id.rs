@@ -1,6 +1,7 @@
 //! One type for each kind of name, so that a grant's id can never stand where a backend's name belongs.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 /// Why a text is not a valid name of its kind.
@@ -43,6 +44,90 @@ fn plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-')
 }
 
+/// A name of kind `T` whose text somebody else holds, such as an entry of a table beside other texts.
+pub struct Borrowed<'a, T> {
+    text: &'a str,
+    kind: PhantomData<T>,
+}
+
+/// A kind of name that can be [`Borrowed`].
+pub trait Name: Clone {
+    /// The name as text.
+    fn text(&self) -> &str;
+
+    /// A name of its own of a text that was one.
+    fn of_valid(text: &str) -> Self;
+}
+
+impl<'a, T: Name> Borrowed<'a, T> {
+    /// The name whose text this is. The text was that of a `T` once; who keeps it elsewhere answers for that.
+    pub(crate) fn of_valid(text: &'a str) -> Self {
+        Self { text, kind: PhantomData }
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &'a str {
+        self.text
+    }
+
+    /// A name that stands alone.
+    pub fn to_owned(self) -> T {
+        T::of_valid(self.text)
+    }
+}
+
+impl<'a, T: Name> From<&'a T> for Borrowed<'a, T> {
+    fn from(name: &'a T) -> Self {
+        Self { text: name.text(), kind: PhantomData }
+    }
+}
+
+impl<T> Clone for Borrowed<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Borrowed<'_, T> {}
+
+impl<T> PartialEq for Borrowed<'_, T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl<T> Eq for Borrowed<'_, T> {}
+
+impl<T: Name> PartialEq<T> for Borrowed<'_, T> {
+    fn eq(&self, other: &T) -> bool {
+        self.text == other.text()
+    }
+}
+
+impl<T> PartialOrd for Borrowed<'_, T> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Ord for Borrowed<'_, T> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.text.cmp(other.text)
+    }
+}
+
+impl<T> fmt::Display for Borrowed<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text)
+    }
+}
+
+impl<T> fmt::Debug for Borrowed<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.text, f)
+    }
+}
+
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident, $kind:literal) => {
         $(#[$doc])*
@@ -74,6 +159,22 @@ macro_rules! name {
         impl fmt::Debug for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+
+        impl std::borrow::Borrow<str> for $type {
+            fn borrow(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Name for $type {
+            fn text(&self) -> &str {
+                &self.0
+            }
+
+            fn of_valid(text: &str) -> Self {
+                Self(Arc::from(text))
             }
         }
 
@@ -119,6 +220,16 @@ name!(
 );
 
 super::as_text!(TaskRef, TaskRef::new);
+
+impl Name for TaskRef {
+    fn text(&self) -> &str {
+        &self.0
+    }
+
+    fn of_valid(text: &str) -> Self {
+        Self(Arc::from(text))
+    }
+}
 
 /// The ticket, incident, pipeline run or agent job that justifies a grant, written `source:reference`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,7 +1,7 @@
 //! The kill switch: an overlay that refuses whatever a grant or a baseline would permit.
 
 use super::action::ActionPattern;
-use super::id::{ActionName, BackendName, GrantId, LockId, TaskRef};
+use super::id::{ActionName, BackendName, Borrowed, GrantId, LockId, TaskRef};
 use super::principal::Principal;
 use super::resource::{Extent, Resource, ResourcePattern};
 use super::time::Timestamp;
@@ -45,9 +45,9 @@ pub struct LockSubject<'a> {
     /// What it reaches.
     pub resource: &'a Resource,
     /// The grant that would permit it, where that is known already.
-    pub grant: Option<&'a GrantId>,
+    pub grant: Option<Borrowed<'a, GrantId>>,
     /// The task of the grant or of the caller.
-    pub task: Option<&'a TaskRef>,
+    pub task: Option<Borrowed<'a, TaskRef>>,
 }
 
 impl Lock {
@@ -60,8 +60,8 @@ impl Lock {
             && self.backend.as_ref().is_none_or(|b| b == subject.backend)
             && self.action.as_ref().is_none_or(|a| subject.action.is_none_or(|given| a.covers(given)))
             && self.resource.as_ref().is_none_or(|r| subject.action.is_none() || touches(r, subject.resource))
-            && self.grant.as_ref().is_none_or(|g| Some(g) == subject.grant)
-            && self.task.as_ref().is_none_or(|t| Some(t) == subject.task)
+            && self.grant.as_ref().is_none_or(|g| subject.grant.is_some_and(|given| given == *g))
+            && self.task.as_ref().is_none_or(|t| subject.task.is_some_and(|given| given == *t))
     }
 }
 

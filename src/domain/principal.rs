@@ -17,6 +17,16 @@ pub struct Principal(Arc<str>);
 
 super::as_text!(Principal, Principal::parse);
 
+impl super::id::Name for Principal {
+    fn text(&self) -> &str {
+        &self.0
+    }
+
+    fn of_valid(text: &str) -> Self {
+        Self(Arc::from(text))
+    }
+}
+
 const KIND: &str = "principal";
 
 impl Principal {

@@ -330,10 +330,10 @@ async fn consume(
             return Ok(permit);
         }
     }
-    let grant = permit.grant().map(|entry| entry.id());
+    let grant = permit.grant().map(|entry| entry.id().to_owned());
     let permit = shared
         .decider
-        .decide_without(&shared.running, question(verified, known), Reason::UseUnconfirmed, grant)
+        .decide_without(&shared.running, question(verified, known), Reason::UseUnconfirmed, grant.as_ref())
         .map_err(denied)?;
     record.permitted(&permit);
     Ok(permit)

@@ -205,7 +205,7 @@ pub fn lets_through(sidecar: &Sidecar, grant: &GrantId, backend: &BackendName) -
         resource: &Resource::exact("x"),
     };
     match sidecar.decider.foresee(&question) {
-        Ok(Basis::Grant(entry)) => Ok(entry.id().clone()),
+        Ok(Basis::Grant(entry)) => Ok(entry.id().to_owned()),
         Ok(_) => Err("without a grant".to_owned()),
         Err(denial) => Err(denial.reason.to_string()),
     }

@@ -46,23 +46,24 @@ impl Counting {
     /// The reason for which this permit must not be used.
     pub async fn take(&self, decider: &Decider, permit: &Permit, use_id: &str) -> Result<(), Reason> {
         let (Self::Remote(counter), Some(entry)) = (self, permit.grant()) else { return Ok(()) };
+        let grant = entry.id().to_owned();
         let taken = tokio::select! {
             biased;
             reason = permit.ended(Watcher::Head) => return Err(reason),
-            taken = counter.take(entry.id(), use_id) => taken,
+            taken = counter.take(&grant, use_id) => taken,
         };
         match taken {
             Ok(Use::Taken) => Ok(()),
             Ok(Use::Exhausted) => {
-                decider.end(entry.id(), GrantState::Exhausted);
+                decider.end(&grant, GrantState::Exhausted);
                 Err(Reason::Exhausted)
             }
             Ok(Use::Ended) => {
-                decider.end(entry.id(), GrantState::Revoked);
+                decider.end(&grant, GrantState::Revoked);
                 Err(Reason::Revoked)
             }
             Err(error) => {
-                tracing::warn!(grant = %entry.id(), error, "a use of a counted grant was not confirmed");
+                tracing::warn!(%grant, error, "a use of a counted grant was not confirmed");
                 Err(Reason::UseUnconfirmed)
             }
         }

@@ -243,7 +243,7 @@ enum LeaseKey {
 impl LeaseKey {
     fn of(permit: &Permit) -> Self {
         match permit.grant() {
-            Some(entry) => Self::Grant(entry.id().clone()),
+            Some(entry) => Self::Grant(entry.id().to_owned()),
             None => Self::Principal(permit.principal().clone()),
         }
     }

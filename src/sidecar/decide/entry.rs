@@ -1,11 +1,12 @@
 //! One grant as the table holds it.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU32, Ordering};
 
 use crate::domain::action::Scope;
 use crate::domain::grant::GrantState;
-use crate::domain::id::{BackendName, GrantId, TaskRef};
+use crate::domain::id::{BackendName, Borrowed, GrantId, TaskRef};
 use crate::domain::principal::Principal;
 use crate::domain::time::{Anchored, Now, Position, Timestamp, Uptime, Window};
 use crate::domain::view::StatedGrant;
@@ -18,13 +19,51 @@ pub(super) struct Terms {
     pub(super) scope: Arc<Scope>,
 }
 
+/// What tells a grant from all others, in one piece of memory: id, principal and task, one after the other.
+struct Names {
+    text: Box<str>,
+    principal_at: u16,
+    task_at: u16,
+}
+
+impl Names {
+    fn new(id: &GrantId, principal: &Principal, task: Option<&TaskRef>) -> Self {
+        let (id, principal) = (id.as_str(), principal.as_str());
+        let text = [id, principal, task.map_or("", TaskRef::as_str)].concat().into_boxed_str();
+        // INVARIANT: an id has at most 128 bytes, a principal at most 2,048.
+        let place = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX);
+        Self { text, principal_at: place(id.len()), task_at: place(id.len() + principal.len()) }
+    }
+
+    fn between(&self, from: u16, to: usize) -> &str {
+        self.text.get(usize::from(from)..to).unwrap_or_default()
+    }
+
+    fn id(&self) -> Borrowed<'_, GrantId> {
+        Borrowed::of_valid(self.between(0, self.principal_at.into()))
+    }
+
+    fn principal(&self) -> Borrowed<'_, Principal> {
+        Borrowed::of_valid(self.between(self.principal_at, self.task_at.into()))
+    }
+
+    fn task(&self) -> Option<Borrowed<'_, TaskRef>> {
+        let task = self.between(self.task_at, self.text.len());
+        (!task.is_empty()).then(|| Borrowed::of_valid(task))
+    }
+}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entry(&self.id()).entry(&self.principal()).entries(self.task()).finish()
+    }
+}
+
 /// One grant in the table. Its state and its end only move one way.
 #[derive(Debug)]
 pub struct Entry {
-    id: GrantId,
-    principal: Principal,
+    names: Names,
     terms: Arc<Terms>,
-    task: Option<TaskRef>,
     not_before: Timestamp,
     expires_at: AtomicI64,
     ends_uptime: AtomicI64,
@@ -44,10 +83,8 @@ impl Entry {
         let StatedGrant { grant, state } = stated;
         let anchored = grant.window.anchor(now);
         Self {
-            id: grant.id,
-            principal: grant.principal,
+            names: Names::new(&grant.id, &grant.principal, grant.task.as_ref()),
             terms,
-            task: grant.task,
             not_before: grant.window.not_before,
             expires_at: AtomicI64::new(grant.window.expires_at.as_micros()),
             ends_uptime: AtomicI64::new(anchored.ends_uptime().as_micros()),
@@ -60,18 +97,18 @@ impl Entry {
     }
 
     /// The grant's id.
-    pub fn id(&self) -> &GrantId {
-        &self.id
+    pub fn id(&self) -> Borrowed<'_, GrantId> {
+        self.names.id()
     }
 
     /// Who may act.
-    pub fn principal(&self) -> &Principal {
-        &self.principal
+    pub fn principal(&self) -> Borrowed<'_, Principal> {
+        self.names.principal()
     }
 
-    /// What its principal is to these guardrails.
-    pub(super) fn seat(&self, guardrails: &Guardrails) -> Seat {
-        self.seat.seat(guardrails, &self.principal)
+    /// What its principal, which whoever asks has at hand, is to these guardrails.
+    pub(super) fn seat(&self, guardrails: &Guardrails, principal: &Principal) -> Seat {
+        self.seat.seat(guardrails, principal)
     }
 
     /// On which backend.
@@ -85,8 +122,8 @@ impl Entry {
     }
 
     /// What justifies it.
-    pub fn task(&self) -> Option<&TaskRef> {
-        self.task.as_ref()
+    pub fn task(&self) -> Option<Borrowed<'_, TaskRef>> {
+        self.names.task()
     }
 
     /// When it holds, on both clocks.

@@ -70,7 +70,7 @@ impl Subject {
 
 fn judge(guardrails: &Guardrails, call: Call<'_>, entry: Option<&Entry>, now: Now) -> Judgement {
     let seat = |guardrails: &Guardrails| match entry {
-        Some(entry) => entry.seat(guardrails),
+        Some(entry) => entry.seat(guardrails, call.principal),
         None => guardrails.seat(call.principal),
     };
     guardrails.judge(call, seat, now.wall)
@@ -155,7 +155,7 @@ impl Decider {
         Err(Denial {
             reason: Reason::Guardrail,
             reasons: SmallVec::from_slice(&[Reason::Guardrail]),
-            grant: entry.map(|entry| entry.id().clone()),
+            grant: entry.map(|entry| entry.id().to_owned()),
             message: said.reason().map(str::to_owned),
             guardrail: Some(Arc::clone(said)),
         })

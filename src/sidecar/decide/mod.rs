@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::action::Scope;
 use crate::domain::grant::GrantState;
-use crate::domain::id::{BackendName, GrantId, TaskRef};
+use crate::domain::id::{BackendName, Borrowed, GrantId, TaskRef};
 use crate::domain::lock::{Lock, LockSubject};
 use crate::domain::principal::Principal;
 use crate::domain::resource::Resource;
@@ -206,7 +206,7 @@ impl Decider {
     /// The grants under which calls run.
     pub fn grants_running(&self) -> HashSet<GrantId> {
         let mut grants = HashSet::new();
-        self.calls.look(|subject| grants.extend(subject.grant().map(|entry| entry.id().clone())));
+        self.calls.look(|subject| grants.extend(subject.grant().map(|entry| entry.id().to_owned())));
         grants
     }
 
@@ -478,7 +478,7 @@ impl Decider {
             action: question.action.map(|action| &action.name),
             resource: question.resource,
             grant: None,
-            task: question.task,
+            task: question.task.map(Borrowed::from),
         };
         if let Some(lock) = locks.iter().find(|lock| lock.stops(subject, now.wall)) {
             return Err(Denial { message: Some(lock.message.clone()), ..Denial::of(Reason::Lock) });
@@ -533,7 +533,7 @@ impl Decider {
                 GrantState::Active if !entry.has_use() => Reason::Exhausted,
                 GrantState::Active => {
                     let subject =
-                        LockSubject { grant: Some(entry.id()), task: entry.task().or(question.task), ..subject };
+                        LockSubject { grant: Some(entry.id()), task: entry.task().or(subject.task), ..subject };
                     match locks.iter().find(|lock| lock.stops(subject, now.wall)) {
                         Some(lock) => {
                             search.message = Some(lock.message.clone());

@@ -9,7 +9,7 @@ use super::entry::Entry;
 use super::judged::Judged;
 use super::live::{LiveCall, Registered, Watcher};
 use super::{BackendRules, Basis, CredentialSlot, Decider};
-use crate::domain::id::TaskRef;
+use crate::domain::id::{Borrowed, TaskRef};
 use crate::domain::principal::Principal;
 use crate::domain::resource::Resource;
 use crate::domain::time::{Anchored, Now};
@@ -56,7 +56,7 @@ impl Permit {
     }
 
     /// The task of the grant, or else of the caller.
-    pub fn task(&self) -> Option<&TaskRef> {
+    pub fn task(&self) -> Option<Borrowed<'_, TaskRef>> {
         self.subject().task()
     }
 
@@ -158,11 +158,11 @@ impl Subject {
     }
 
     /// The task of the grant, or else of the caller.
-    pub fn task(&self) -> Option<&TaskRef> {
-        self.grant_task().or(self.task.as_ref())
+    pub fn task(&self) -> Option<Borrowed<'_, TaskRef>> {
+        self.grant_task().or(self.task.as_ref().map(Borrowed::from))
     }
 
-    fn grant_task(&self) -> Option<&TaskRef> {
+    fn grant_task(&self) -> Option<Borrowed<'_, TaskRef>> {
         self.grant().and_then(|entry| entry.task())
     }
 }

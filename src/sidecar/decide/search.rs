@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::Denial;
 use super::entry::Entry;
-use crate::domain::id::GrantId;
+use crate::domain::id::{Borrowed, GrantId};
 use crate::domain::time::Timestamp;
 use crate::sidecar::reason::Reason;
 
@@ -24,7 +24,7 @@ pub(super) struct Search {
 impl Search {
     /// Prefers a grant that is not counted, then the one that lasts longest, then the lower id: the same everywhere.
     pub(super) fn consider(&mut self, entry: &Arc<Entry>) {
-        fn rank(entry: &Entry) -> (bool, Timestamp, Reverse<&GrantId>) {
+        fn rank(entry: &Entry) -> (bool, Timestamp, Reverse<Borrowed<'_, GrantId>>) {
             (!entry.is_counted(), entry.window().window().expires_at, Reverse(entry.id()))
         }
         if self.best.as_ref().is_none_or(|best| rank(entry) > rank(best)) {
@@ -38,7 +38,7 @@ impl Search {
         }
         let weight = weight(reason);
         if self.closest.as_ref().is_none_or(|(closest, _)| weight < *closest) {
-            self.closest = Some((weight, entry.id().clone()));
+            self.closest = Some((weight, entry.id().to_owned()));
         }
     }
 

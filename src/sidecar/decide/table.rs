@@ -18,7 +18,7 @@ use super::entry::{Entry, Terms};
 use super::index::Index;
 use super::refused::Refused;
 use crate::domain::grant::{Grant, GrantState};
-use crate::domain::id::{BackendName, GrantId, Revision};
+use crate::domain::id::{BackendName, Borrowed, GrantId, Revision};
 use crate::domain::lock::Lock;
 use crate::domain::principal::Principal;
 use crate::domain::time::Now;
@@ -105,7 +105,7 @@ impl Table {
         self.locks.load()
     }
 
-    fn holder_hash(&self, principal: &Principal, backend: &BackendName) -> u64 {
+    fn holder_hash(&self, principal: Borrowed<'_, Principal>, backend: &BackendName) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(principal.as_str().as_bytes());
         hasher.write_u8(0);
@@ -113,21 +113,21 @@ impl Table {
         hasher.finish()
     }
 
-    fn id_hash(&self, id: &GrantId) -> u64 {
+    fn id_hash(&self, id: Borrowed<'_, GrantId>) -> u64 {
         let mut hasher = self.hasher.build_hasher();
         hasher.write(id.as_str().as_bytes());
         hasher.finish()
     }
 
     fn find_in(&self, indexes: &Indexes, id: &GrantId) -> Option<Arc<Entry>> {
-        find_hashed(indexes, self.id_hash(id), id)
+        find_hashed(indexes, self.id_hash(id.into()), id)
     }
 
     /// Calls `look` with every grant of the principal on the backend, ended ones included. `look` runs under a read lock
     /// of one shard and must be short.
     pub(super) fn each(&self, principal: &Principal, backend: &BackendName, mut look: impl FnMut(&Arc<Entry>)) {
-        self.indexes.load().by_holder.each(self.holder_hash(principal, backend), |entry| {
-            if entry.principal() == principal && entry.backend() == backend {
+        self.indexes.load().by_holder.each(self.holder_hash(principal.into(), backend), |entry| {
+            if entry.principal() == *principal && entry.backend() == backend {
                 look(entry);
             }
         });
@@ -189,7 +189,7 @@ impl Table {
         let mut entries = Vec::with_capacity(snapshot.grants.len());
         let first = old.by_id.is_empty();
         for stated in snapshot.grants {
-            let hash = self.id_hash(&stated.grant.id);
+            let hash = self.id_hash((&stated.grant.id).into());
             // At the start a million grants are not looked for where none can be.
             match if first { None } else { find_hashed(&old, hash, &stated.grant.id) } {
                 Some(entry) => {
@@ -259,7 +259,7 @@ impl Table {
     }
 
     fn add(&self, indexes: &Indexes, terms: &mut AllTerms, stated: StatedGrant, now: Now) -> Result<(), Refused> {
-        let hash = self.id_hash(&stated.grant.id);
+        let hash = self.id_hash((&stated.grant.id).into());
         let shared = intern(terms, &stated.grant);
         let entry = Arc::new(Entry::new(stated, shared, now));
         self.add_to_holder(indexes, &entry)?;
@@ -273,7 +273,7 @@ impl Table {
         let by_id = || {
             entries.iter().try_for_each(|(hash, entry)| {
                 if indexes.by_id.has(*hash, |other| other.id() == entry.id()) {
-                    return Err(Refused::Twice(entry.id().clone()));
+                    return Err(Refused::Twice(entry.id().to_owned()));
                 }
                 self.add_id(indexes, *hash, Arc::clone(entry));
                 Ok(())
@@ -298,7 +298,7 @@ impl Table {
             held += usize::from(other.principal() == entry.principal() && other.backend() == entry.backend());
         });
         if held >= GRANTS_PER_PRINCIPAL_MAX {
-            return Err(Refused::TooMany { principal: entry.principal().clone(), backend: entry.backend().clone() });
+            return Err(Refused::TooMany { principal: entry.principal().to_owned(), backend: entry.backend().clone() });
         }
         self.put_to_holder(indexes, hash, Arc::clone(entry));
         Ok(())
@@ -322,7 +322,7 @@ impl Table {
 }
 
 fn find_hashed(indexes: &Indexes, hash: u64, id: &GrantId) -> Option<Arc<Entry>> {
-    indexes.by_id.find(hash, |entry| entry.id() == id)
+    indexes.by_id.find(hash, |entry| entry.id() == *id)
 }
 
 type AllTerms = HashSet<Arc<Terms>, ahash::RandomState>;
@@ -342,16 +342,16 @@ fn forget_unused(all: &mut AllTerms) {
 }
 
 fn same_content(entry: &Entry, grant: &Grant) -> Result<(), Refused> {
-    let what = if *entry.principal() != grant.principal {
+    let what = if entry.principal() != grant.principal {
         "principal"
     } else if *entry.backend() != grant.backend {
         "backend"
     } else if *entry.scope() != *grant.scope {
         "scope"
-    } else if entry.task() != grant.task.as_ref() {
+    } else if entry.task() != grant.task.as_ref().map(Borrowed::from) {
         "task"
     } else {
         return Ok(());
     };
-    Err(Refused::Changed { id: entry.id().clone(), what })
+    Err(Refused::Changed { id: entry.id().to_owned(), what })
 }

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::{AuditUnavailable, CallId, Ended, Intent, Outcome, WorkerRecorder};
-use crate::domain::id::{ActionName, BackendName};
+use crate::domain::id::{ActionName, BackendName, Borrowed};
 use crate::domain::principal::Principal;
 use crate::domain::resource::Resource;
 use crate::domain::time::Timestamp;
@@ -239,10 +239,11 @@ impl Drop for CallRecord {
             resource: self.resource.as_ref().or(live.map(Subject::resource)),
             method: self.method.as_str(),
             path: self.target.as_ref().map_or("", |target| target.path()),
-            grant: live
-                .and_then(Subject::grant)
-                .map(|entry| entry.id())
-                .or(self.denial.as_ref().and_then(|denial| denial.grant.as_ref())),
+            grant: live.and_then(Subject::grant).map(|entry| entry.id()).or(self
+                .denial
+                .as_ref()
+                .and_then(|denial| denial.grant.as_ref())
+                .map(Borrowed::from)),
             task: live.and_then(Subject::task),
             decision: self.decision,
             stale: live.is_some_and(Subject::is_stale),

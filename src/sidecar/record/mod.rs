@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::id::{ActionName, BackendName, GrantId, TaskRef};
+use crate::domain::id::{ActionName, BackendName, Borrowed, GrantId, TaskRef};
 use crate::domain::principal::Principal;
 use crate::domain::resource::Resource;
 use crate::domain::time::{Clock, Now, Timestamp};
@@ -157,8 +157,8 @@ pub struct Intent<'a> {
     pub backend: &'a BackendName,
     pub action: Option<&'a ActionName>,
     pub resource: &'a Resource,
-    pub grant: Option<&'a GrantId>,
-    pub task: Option<&'a TaskRef>,
+    pub grant: Option<Borrowed<'a, GrantId>>,
+    pub task: Option<Borrowed<'a, TaskRef>>,
     pub lease: Option<&'a str>,
 }
 
@@ -178,8 +178,8 @@ pub struct Outcome<'a> {
     pub resource: Option<&'a Resource>,
     pub method: &'a str,
     pub path: &'a str,
-    pub grant: Option<&'a GrantId>,
-    pub task: Option<&'a TaskRef>,
+    pub grant: Option<Borrowed<'a, GrantId>>,
+    pub task: Option<Borrowed<'a, TaskRef>>,
     pub decision: Decision,
     /// Let go on although the view of the grants was stale.
     pub stale: bool,

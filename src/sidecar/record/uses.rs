@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::domain::id::GrantId;
+use crate::domain::id::{Borrowed, GrantId};
 use crate::domain::time::Timestamp;
 
 /// Grants of one worker that are remembered between two questions; the uses of more are not told.
@@ -25,12 +25,12 @@ pub(super) struct Uses(HashMap<GrantId, (u64, Timestamp), ahash::RandomState>);
 
 impl Uses {
     /// So many calls began, or none did and one ended.
-    pub(super) fn note(&mut self, grant: &GrantId, at: Timestamp, calls: u64) {
-        if let Some((known, last)) = self.0.get_mut(grant) {
+    pub(super) fn note(&mut self, grant: Borrowed<'_, GrantId>, at: Timestamp, calls: u64) {
+        if let Some((known, last)) = self.0.get_mut(grant.as_str()) {
             *known += calls;
             *last = at.max(*last);
         } else if self.0.len() < GRANTS_MAX {
-            self.0.insert(grant.clone(), (calls, at));
+            self.0.insert(grant.to_owned(), (calls, at));
         }
     }
 
@@ -48,11 +48,11 @@ mod tests {
     fn uses_add_up_once_and_more_grants_than_are_remembered_are_left_out() {
         let (mut uses, at) = (Uses::default(), Timestamp::from_seconds);
         let id = |number: usize| GrantId::new(&format!("g{number}")).unwrap();
-        uses.note(&id(0), at(5), 1);
-        uses.note(&id(0), at(4), 1);
-        uses.note(&id(0), at(9), 0);
+        uses.note((&id(0)).into(), at(5), 1);
+        uses.note((&id(0)).into(), at(4), 1);
+        uses.note((&id(0)).into(), at(9), 0);
         assert_eq!(uses.take().collect::<Vec<_>>(), [Used { grant: id(0), last: at(9), calls: 2 }]);
-        (0..GRANTS_MAX + 9).for_each(|number| uses.note(&id(number), at(1), 1));
+        (0..GRANTS_MAX + 9).for_each(|number| uses.note((&id(number)).into(), at(1), 1));
         assert_eq!(uses.take().count(), GRANTS_MAX);
         assert_eq!(uses.take().count(), 0);
     }
