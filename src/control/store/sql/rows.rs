@@ -1,6 +1,7 @@
 //! Rows as one connection sees them.
 
 use std::collections::HashMap;
+use std::fmt::Write;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -9,6 +10,7 @@ use sqlx::{AnyConnection, Row};
 
 use super::activity;
 use super::connect::{failed, within};
+use super::insert::{Value, bound};
 use crate::control::document::Document;
 use crate::control::store::{
     Activity, AuditEntry, Change, Changes, GrantRow, Head, Idempotent, Page, Read, RequestRow, Rows, Selector,
@@ -87,7 +89,7 @@ impl Rows for On<'_> {
         let (principal, entitlement) = (principal.as_str().to_owned(), entitlement.as_str().to_owned());
         let rows = all!(
             self,
-            "SELECT (SELECT COUNT(*) FROM grants WHERE state = 'active' AND principal = $1 AND entitlement = $2) + (SELECT COUNT(*) FROM requests WHERE state = 'pending' AND subject = $3 AND entitlement = $4) AS held",
+            "SELECT (SELECT COUNT(*) FROM grants WHERE state = 'active' AND principal = $1 AND principal <> '' AND entitlement = $2) + (SELECT COUNT(*) FROM requests WHERE state = 'pending' AND subject = $3 AND subject <> '' AND entitlement = $4) AS held",
             principal.clone(),
             entitlement.clone(),
             principal,
@@ -100,7 +102,7 @@ impl Rows for On<'_> {
     async fn holds(&mut self, principal: &Principal, most: u32) -> Read<u32> {
         let rows = all!(
             self,
-            "SELECT COUNT(*) AS held FROM (SELECT id FROM grants WHERE state = 'active' AND principal = $1 LIMIT $2) AS held",
+            "SELECT COUNT(*) AS held FROM (SELECT id FROM grants WHERE state = 'active' AND principal = $1 AND principal <> '' LIMIT $2) AS held",
             principal.as_str().to_owned(),
             i64::from(most)
         );
@@ -143,27 +145,32 @@ impl Rows for On<'_> {
         if selector.is_empty() {
             return Ok(Vec::new());
         }
-        let (grant, principal) =
-            (selector.grant.as_ref().map(GrantId::as_str), selector.principal.as_ref().map(Principal::as_str));
-        let backend = selector.backend.as_ref().map(BackendName::as_str);
-        let entitlement = selector.entitlement.as_ref().map(EntitlementName::as_str);
-        let of_task = selector.task.as_ref().map(TaskRef::as_str);
-        let rows = all!(
-            self,
-            "SELECT body FROM grants WHERE state = 'active' AND ($1 = '' OR id = $1) AND ($2 = '' OR principal = $2) AND ($3 = '' OR backend = $3) AND ($4 = '' OR entitlement = $4) AND ($5 = '' OR task = $5) ORDER BY id",
-            wanted(grant),
-            wanted(principal),
-            wanted(backend),
-            wanted(entitlement),
-            wanted(of_task)
-        );
-        rows.iter().map(body).collect()
+        // With each what its index says of every row in it.
+        let criteria = [
+            ("id = ", selector.grant.as_ref().map(GrantId::as_str)),
+            ("principal <> '' AND principal = ", selector.principal.as_ref().map(Principal::as_str)),
+            ("backend <> '' AND backend = ", selector.backend.as_ref().map(BackendName::as_str)),
+            ("principal <> '' AND entitlement = ", selector.entitlement.as_ref().map(EntitlementName::as_str)),
+            ("task <> '' AND task = ", selector.task.as_ref().map(TaskRef::as_str)),
+        ];
+        let given = criteria.into_iter().filter_map(|(is, value)| Some((is, value?)));
+        let (given, values): (Vec<_>, Vec<_>) = given.unzip();
+        let mut sql = "SELECT body FROM grants WHERE state = 'active'".to_owned();
+        for (number, is) in (1..).zip(given) {
+            // Writing into a String does not fail.
+            let _ = write!(sql, " AND {is}${number}");
+        }
+        let query = bound(sql, values.into_iter().map(Value::from));
+        let rows = within(query.fetch_all(&mut *self.0)).await?;
+        let mut grants = rows.iter().map(body).collect::<Read<Vec<GrantRow>>>()?;
+        grants.sort_unstable_by(|a, b| a.grant.id.cmp(&b.grant.id));
+        Ok(grants)
     }
 
     async fn pending_of(&mut self, task: &TaskRef) -> Read<Vec<RequestRow>> {
         all!(
             self,
-            "SELECT body FROM requests WHERE state = 'pending' AND task = $1 ORDER BY id",
+            "SELECT body FROM requests WHERE state = 'pending' AND task = $1 AND task <> '' ORDER BY id",
             task.as_str().to_owned()
         )
         .iter()
@@ -174,7 +181,7 @@ impl Rows for On<'_> {
     async fn grants_due(&mut self, now: Timestamp, limit: u32) -> Read<Vec<GrantRow>> {
         all!(
             self,
-            "SELECT body FROM grants WHERE state = 'active' AND expires_at <= $1 ORDER BY expires_at, id LIMIT $2",
+            "SELECT body FROM grants WHERE state = 'active' AND expires_at > 0 AND expires_at <= $1 ORDER BY expires_at, id LIMIT $2",
             now.as_micros(),
             i64::from(limit)
         )
@@ -202,7 +209,7 @@ impl Rows for On<'_> {
     async fn requests_due(&mut self, now: Timestamp, limit: u32) -> Read<Vec<RequestRow>> {
         all!(
             self,
-            "SELECT body FROM requests WHERE state = 'pending' AND window_until <= $1 ORDER BY window_until, id LIMIT $2",
+            "SELECT body FROM requests WHERE state = 'pending' AND window_until > 0 AND window_until <= $1 ORDER BY window_until, id LIMIT $2",
             now.as_micros(),
             i64::from(limit)
         )

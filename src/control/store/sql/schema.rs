@@ -8,7 +8,7 @@ use crate::control::store::{Read, StoreError};
 /// What each version added. A later version adds an entry at the end; none is ever changed.
 ///
 /// Only `TEXT` and `BIGINT`, which both engines and sqlx's `Any` driver have.
-const VERSIONS: &[&[&str]] = &[FIRST, SECOND, THIRD];
+const VERSIONS: &[&[&str]] = &[FIRST, SECOND, THIRD, FOURTH];
 
 const FIRST: &[&str] = &[
     "CREATE TABLE head (name TEXT PRIMARY KEY, revision BIGINT NOT NULL, sequence BIGINT NOT NULL, audit_hash TEXT NOT NULL, generation BIGINT NOT NULL)",
@@ -47,6 +47,26 @@ const SECOND: &[&str] = &[
 const THIRD: &[&str] = &[
     "ALTER TABLE grants ADD COLUMN idle_due BIGINT NOT NULL DEFAULT 0",
     "CREATE INDEX grants_idle ON grants (idle_due) WHERE state = 'active' AND idle_due > 0",
+];
+
+/// Each partial index says of its own first column what every row in it fulfils. A question says the same of the column
+/// that it looks by, so that an engine can use no other index for it: PostgreSQL believes of any part of a table that it
+/// has not counted that it is nearly empty, and reads all of it where one key was wanted.
+const FOURTH: &[&str] = &[
+    "DROP INDEX requests_pending",
+    "DROP INDEX requests_held",
+    "DROP INDEX requests_task",
+    "DROP INDEX grants_due",
+    "DROP INDEX grants_held",
+    "DROP INDEX grants_task",
+    "DROP INDEX grants_backend",
+    "CREATE INDEX requests_pending ON requests (window_until) WHERE state = 'pending' AND window_until > 0",
+    "CREATE INDEX requests_held ON requests (subject, entitlement) WHERE state = 'pending' AND subject <> ''",
+    "CREATE INDEX requests_task ON requests (task) WHERE state = 'pending' AND task <> ''",
+    "CREATE INDEX grants_due ON grants (expires_at) WHERE state = 'active' AND expires_at > 0",
+    "CREATE INDEX grants_held ON grants (principal, entitlement) WHERE state = 'active' AND principal <> ''",
+    "CREATE INDEX grants_task ON grants (task) WHERE state = 'active' AND task <> ''",
+    "CREATE INDEX grants_backend ON grants (backend) WHERE state = 'active' AND backend <> ''",
 ];
 
 /// Every table with what its rows are ordered by, as a copy goes through them. Leases, and what control planes and join tokens say
