@@ -1,6 +1,6 @@
 //! All of it: PostgreSQL, a backend, and the processes.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::backend::{Backend, Then};
+use crate::etcd::Etcd;
 use crate::issuer::{AUDIENCE, ISSUER, Issuer};
 use crate::partition::Network;
 use crate::postgres;
@@ -26,7 +27,12 @@ const DOCUMENTS: &str = r#"
 apiVersion: leasehold/v1
 kind: Backend
 metadata: {name: shop}
-spec: {actions: [{name: order.read, class: read}], sidecars: ["spiffe://prod.test/sidecar/*"]}
+spec: {actions: [{name: order.read, class: read}, {name: order.talk, class: read}], sidecars: ["spiffe://prod.test/sidecar/*"]}
+---
+apiVersion: leasehold/v1
+kind: Backend
+metadata: {name: etcd}
+spec: {actions: [{name: watch, class: read}], sidecars: ["spiffe://prod.test/sidecar/*"]}
 ---
 apiVersion: leasehold/v1
 kind: Principal
@@ -36,7 +42,12 @@ spec: {principal: "https://idp.test#bot*", type: ci, groups: [bots], grants_max:
 apiVersion: leasehold/v1
 kind: Entitlement
 metadata: {name: read}
-spec: {backend: shop, actions: [order.read], resources: ["**"], eligible: [bots], duration_max: 1h, concurrent_max: 100}
+spec: {backend: shop, actions: [order.*], resources: ["**"], eligible: [bots], duration_max: 1h, concurrent_max: 100}
+---
+apiVersion: leasehold/v1
+kind: Entitlement
+metadata: {name: watch}
+spec: {backend: etcd, actions: [watch], resources: ["**"], eligible: [bots], duration_max: 1h}
 ---
 apiVersion: leasehold/v1
 kind: Entitlement
@@ -53,8 +64,16 @@ spec:
     permit(principal in Leasehold::Group::"bots", action == Leasehold::Action::"elevation:auto_approve", resource);
 "#;
 
+const ACTIONS: &str = "rules:
+  - {action: order.read, class: read, method: GET, path: '/orders/{id}', resource: 'orders/{id}', streaming: true}
+  - {action: order.talk, class: read, method: GET, path: /socket, upgrade: websocket, resource: orders, streaming: true}
+";
+
 /// Whose calls are made where nobody is named.
 pub const BOT: &str = "bot-main";
+
+/// Where the end of what runs at the sidecars is said; the first of them does not know it.
+pub const ELSEWHERE: usize = 1;
 
 /// Addresses that no other test has: of loopback's sixteen million, by the number of this process and of the house.
 #[derive(Clone, Copy)]
@@ -86,19 +105,25 @@ pub struct House {
     relay: Option<Server>,
     sidecars: Vec<Server>,
     backend: Backend,
+    etcd: Option<Etcd>,
     _postgres: postgres::Server,
 }
 
 impl House {
     /// With so many sidecars, every other behind the relay.
     pub fn build(sidecars: usize) -> Self {
-        Self::build_with(sidecars, &[])
+        Self::build_with(sidecars, &[], None)
+    }
+
+    /// The same, in front of an etcd too.
+    pub fn build_before_etcd(sidecars: usize) -> Self {
+        Self::build_with(sidecars, &[], Some(Etcd::start()))
     }
 
     /// With a sidecar that will run inside a network of its own, and not yet does.
     pub fn build_for(network: &Network) -> Self {
         let control = network.control();
-        let house = Self::build_with(0, &[control.split(':').next().unwrap()]);
+        let house = Self::build_with(0, &[control.split(':').next().unwrap()], None);
         let addresses = format!("'https://{control}'");
         let text = proxy(0, &network.sidecar(), "127.0.0.1:9901", &format!("http://{}", network.backend()), &addresses);
         // The cables are ours alone.
@@ -109,7 +134,7 @@ impl House {
         house
     }
 
-    fn build_with(sidecars: usize, names: &[&str]) -> Self {
+    fn build_with(sidecars: usize, names: &[&str], etcd: Option<Etcd>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let issuer = Issuer::new("k1");
         let postgres = postgres::Server::start();
@@ -120,10 +145,7 @@ impl House {
         write("keys.json", &issuer.jwks());
         write("documents.yaml", DOCUMENTS);
         write("secret", "shop-secret");
-        write(
-            "actions.yaml",
-            "rules:\n  - {action: order.read, class: read, method: GET, path: '/orders/{id}', resource: 'orders/{id}', streaming: true}\n",
-        );
+        write("actions.yaml", ACTIONS);
         let url = postgres.database();
         for place in 0..CONTROL_PLANES {
             write(&format!("control-{place}.yaml"), &control(street, place, &url));
@@ -131,7 +153,12 @@ impl House {
         write("relay.yaml", &relay(street));
         let backend = backend();
         for place in 0..sidecars {
-            write(&format!("sidecar-{place}.yaml"), &sidecar(street, place, backend.address));
+            let mut text = sidecar(street, place, backend.address);
+            if let Some(etcd) = &etcd {
+                write("etcd-token", &etcd.token);
+                text = before_etcd(&text, etcd.client);
+            }
+            write(&format!("sidecar-{place}.yaml"), &text);
         }
         let mut house = Self {
             street,
@@ -141,6 +168,7 @@ impl House {
             relay: None,
             sidecars: Vec::new(),
             backend,
+            etcd,
             _postgres: postgres,
         };
         for place in 0..CONTROL_PLANES {
@@ -242,21 +270,9 @@ impl House {
         answer.split(' ').nth(1)?.parse().ok()
     }
 
-    /// A call whose answer does not end by itself.
-    pub fn open_stream(&self, sidecar: usize) -> OpenStream {
-        let token = self.issuer.token(BOT);
-        let stream = wait_for("a stream that is open", || {
-            let mut stream = TcpStream::connect(format!("{}:8000", self.street.sidecar(sidecar))).ok()?;
-            let head =
-                format!("GET /orders/stream HTTP/1.1\r\nhost: shop.test\r\nauthorization: Bearer {token}\r\n\r\n");
-            stream.write_all(head.as_bytes()).ok()?;
-            stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
-            let mut lines = BufReader::new(stream);
-            let mut line = String::new();
-            lines.read_line(&mut line).ok()?;
-            line.contains(" 200 ").then_some(lines)
-        });
-        OpenStream(stream)
+    /// Where callers reach a sidecar, and with which token.
+    pub fn door(&self, sidecar: usize) -> (SocketAddr, String) {
+        (format!("{}:8000", self.street.sidecar(sidecar)).parse().unwrap(), self.issuer.token(BOT))
     }
 
     fn api(&self, place: usize, token: &str, method: &str, path: &str, body: &Value) -> Option<Value> {
@@ -286,32 +302,18 @@ impl House {
 
     /// Revokes a grant; the revision from which on it is over.
     pub fn revoke(&self, place: usize, grant: &str) -> u64 {
-        let revoked = self.as_admin(place, "POST", "/v1/revocations", &json!({"grant": grant})).unwrap();
+        self.revoke_all(place, &json!({"grant": grant}))
+    }
+
+    /// Revokes the grants that are meant; the revision from which on they are over.
+    pub fn revoke_all(&self, place: usize, which: &Value) -> u64 {
+        let revoked = self.as_admin(place, "POST", "/v1/revocations", which).unwrap();
         revoked["revision"].as_u64().unwrap_or_else(|| panic!("{revoked}"))
     }
 
     /// What a control plane says of the enforcement of a revision.
     pub fn report(&self, place: usize, revision: u64) -> Option<Value> {
         self.as_admin(place, "GET", &format!("/v1/revocations/{revision}"), &Value::Null)
-    }
-}
-
-/// An answer that goes on until it is cut.
-pub struct OpenStream(BufReader<TcpStream>);
-
-impl OpenStream {
-    /// Whether it ends, within the deadline of its socket.
-    pub fn ends(&mut self) -> bool {
-        let mut bytes = [0; 1024];
-        loop {
-            match self.0.read(&mut bytes) {
-                Ok(0) => return true,
-                Ok(_) => {}
-                Err(error) => {
-                    return !matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut);
-                }
-            }
-        }
     }
 }
 
@@ -325,7 +327,7 @@ fn exchange(address: &str, head: &str) -> std::io::Result<String> {
     Ok(answer)
 }
 
-/// Answers at once, or on one path for ever.
+/// Answers at once, on one path for ever, and on another with a WebSocket.
 fn backend() -> Backend {
     Backend::scripted(|seen, stream| {
         if seen.line().contains("/orders/stream") {
@@ -337,7 +339,11 @@ fn backend() -> Backend {
             }
             return Then::Close;
         }
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n");
+        let answer: &[u8] = match seen.line().contains("/socket") {
+            true => b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x81\x05begun",
+            false => b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n",
+        };
+        let _ = stream.write_all(answer);
         Then::Keep
     })
 }
@@ -393,9 +399,8 @@ control:
     )
 }
 
-fn upstreams(street: Street) -> String {
-    let all: Vec<String> =
-        (0..CONTROL_PLANES).map(|place| format!("'https://{}:9903'", street.address(place))).collect();
+fn upstreams(street: Street, places: impl Iterator<Item = usize>) -> String {
+    let all: Vec<String> = places.map(|place| format!("'https://{}:9903'", street.address(place))).collect();
     all.join(", ")
 }
 
@@ -407,19 +412,22 @@ relay:
   address: {host}:9903
   trust_domain: prod.test
   staleness_max: 3s
-  backends: [shop]
+  backends: [shop, etcd]
   sidecars: ['spiffe://prod.test/sidecar/*']
   tls: {{certificate: relay-server.pem, key: relay-server.key, client_ca: ca.pem}}
   upstream: {{addresses: [{}], tls: {{certificate: relay.pem, key: relay.key, ca: ca.pem}}}}
 ",
-        upstreams(street)
+        upstreams(street, 0..CONTROL_PLANES)
     )
 }
 
 fn sidecar(street: Street, place: usize, backend: SocketAddr) -> String {
     let host = street.sidecar(place);
-    let addresses =
-        if place.is_multiple_of(2) { upstreams(street) } else { format!("'https://{}:9903'", street.relay()) };
+    let addresses = match place {
+        0 => upstreams(street, (0..CONTROL_PLANES).filter(|control| *control != ELSEWHERE)),
+        place if place.is_multiple_of(2) => upstreams(street, 0..CONTROL_PLANES),
+        _ => format!("'https://{}:9903'", street.relay()),
+    };
     let at = [format!("{host}:8000"), format!("{host}:9901"), format!("http://{backend}")];
     proxy(place, &at[0], &at[1], &at[2], &addresses)
 }
@@ -439,4 +447,20 @@ grants:
 ",
         identity()
     )
+}
+
+/// A sidecar's configuration with an etcd as a second backend.
+fn before_etcd(text: &str, etcd: SocketAddr) -> String {
+    let add = |text: &str, list: &str, more: &str| {
+        let (line, end) = text.split_once(list).unwrap_or_else(|| panic!("{text}"));
+        let (inside, after) = end.split_once("]\n").unwrap();
+        format!("{line}{list}{inside}, {more}]\n{after}")
+    };
+    let text = text.replace("backends: [shop]", "backends: [shop, etcd]");
+    let backend = format!(
+        "{{name: etcd, hosts: [etcd.test], upstream: 'h2c://{etcd}', action_map: builtin:etcd, credential: etcd}}"
+    );
+    let text = add(&text, "\nbackends: [", &backend);
+    let inject = "{header: {name: authorization, value: '{secret}'}}";
+    add(&text, "\ncredentials: [", &format!("{{name: etcd, source: {{file: etcd-token}}, inject: {inject}}}"))
 }

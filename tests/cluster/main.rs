@@ -7,12 +7,15 @@
 mod backend;
 #[path = "../common/client.rs"]
 mod client;
+#[path = "../common/etcd.rs"]
+mod etcd;
 mod house;
 #[path = "../common/issuer.rs"]
 mod issuer;
 mod partition;
 #[path = "../store/postgres.rs"]
 mod postgres;
+mod running;
 #[path = "../real/tools.rs"]
 mod tools;
 
@@ -20,8 +23,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
+use tonic::Code;
 
-use house::{CONTROL_PLANES, House, SIDECARS, STALENESS_MAX};
+use house::{CONTROL_PLANES, ELSEWHERE, House, SIDECARS, STALENESS_MAX};
+use issuer::ISSUER;
+use running::{Running, Watch};
 use tools::DEADLINE;
 
 /// Waits until `look` sees what it looks for: two dozen processes share this machine.
@@ -42,22 +48,25 @@ const ROUNDS: usize = 6;
 
 #[test]
 fn a_revoked_caller_never_passes_after_the_bound_whatever_dies_or_sleeps() {
-    let mut house = House::build(SIDECARS);
-    let grant = house.grant(0, house::BOT, "read");
+    let mut house = House::build_before_etcd(SIDECARS);
+    house.grant(0, house::BOT, "watch");
+    house.grant(0, house::BOT, "read");
     for sidecar in 0..SIDECARS {
         wait_for("a sidecar that lets the grant's holder through", || (house.call(sidecar) == Some(200)).then_some(()));
     }
-    enforced_everywhere(&house, &grant);
+    enforced_everywhere(&house);
     for round in 0..ROUNDS {
         storm(&mut house, round);
     }
 }
 
-/// In a calm house: revoked at one control plane, the report of another says that everybody enforces it, and open streams
-/// are cut.
-fn enforced_everywhere(house: &House, grant: &str) {
-    let streams: Vec<_> = [0, SIDECARS - 1].into_iter().map(|sidecar| house.open_stream(sidecar)).collect();
-    let revision = house.revoke(1, grant);
+/// In a calm house: revoked at one control plane, the report of another says that everybody enforces it, and what runs at
+/// sidecars of yet others and behind the relay is cut: event streams, WebSockets, watches of etcd.
+fn enforced_everywhere(house: &House) {
+    let sidecars = [0, SIDECARS - 1];
+    let streams: Vec<_> = sidecars.iter().flat_map(|sidecar| Running::both(house.door(*sidecar))).collect();
+    let watches: Vec<_> = sidecars.iter().map(|sidecar| Watch::open(&house.door(*sidecar))).collect();
+    let revision = house.revoke_all(ELSEWHERE, &json!({"principal": format!("{ISSUER}#{}", house::BOT)}));
     let report = wait_for("a report that all enforce it", || {
         let report = house.report(2, revision)?;
         (report["enforcement"]["state"] == "enforced").then_some(report)
@@ -68,8 +77,11 @@ fn enforced_everywhere(house: &House, grant: &str) {
     for sidecar in 0..SIDECARS {
         assert_eq!(house.call(sidecar), Some(403), "sidecar {sidecar} after the report");
     }
-    for mut stream in streams {
-        assert!(stream.ends(), "an open stream was not cut");
+    for stream in streams {
+        stream.ends();
+    }
+    for watch in watches {
+        assert_eq!(watch.ends(), (Code::PermissionDenied, "revoked".to_owned()));
     }
 }
 

@@ -8,6 +8,8 @@ mod issuer;
 
 mod clients;
 mod etcd;
+#[path = "../common/etcd.rs"]
+mod etcd_server;
 mod oidc;
 mod process;
 mod proxy;
