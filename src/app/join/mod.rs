@@ -3,12 +3,13 @@
 //! The key is made here and never leaves. It is in one file with its certificate, so that one rename changes both, and
 //! whoever reads finds a pair; the authority is in another, and a certificate that is not of it counts as none.
 
+mod renewal;
+
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -16,14 +17,15 @@ use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use secrecy::{ExposeSecret, SecretString};
-use tokio_util::sync::CancellationToken;
 use x509_parser::extensions::GeneralName;
 
 use super::authority::put;
 use crate::config::{Join, JoinTokenSource};
 use crate::domain::time::{Clock, Timestamp};
-use crate::sync::client::{Address, JoinError, JoinToken, TlsSettings, Upstreams, fraction, join};
+use crate::sync::client::{Address, JoinError, JoinToken, TlsSettings, join};
 use crate::sync::server::Enrolled;
+
+pub(super) use renewal::Renewal;
 
 /// How long a control plane that cannot be reached is waited for.
 const JOIN_WITHIN: Duration = Duration::from_secs(30);
@@ -33,9 +35,6 @@ const TOKEN_MAX: u64 = 4 * 1024;
 
 /// The longest pause between two attempts to renew.
 const PAUSE_MAX: Duration = Duration::from_secs(600);
-
-/// How long is slept before the clock is read again: a machine that sleeps too does not count that.
-const NAP: Duration = Duration::from_secs(60);
 
 /// What a certificate says.
 #[derive(Debug)]
@@ -219,73 +218,6 @@ fn pem(certificates: &[Bytes]) -> String {
         text.push_str("-----END CERTIFICATE-----\n");
     }
     text
-}
-
-/// Renews the certificate again and again, over connections that it proves itself.
-pub(super) struct Renewal {
-    pub(super) files: TlsSettings,
-    pub(super) upstreams: Arc<Upstreams>,
-    pub(super) clock: Arc<dyn Clock>,
-}
-
-impl Renewal {
-    /// Until `stop`.
-    pub(super) async fn run(self, stop: CancellationToken) {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => {}
-            () = self.keep_renewing() => {}
-        }
-    }
-
-    async fn keep_renewing(&self) {
-        // Somebody who takes the files away, or spoils them, is waited for.
-        let mut pause = NAP;
-        loop {
-            match Held::read(&self.files) {
-                Ok(Some(Held { leaf, .. })) => {
-                    self.wait(leaf.due(fraction())).await;
-                    if let Err(error) = self.renew().await {
-                        self.complain(&leaf, &error);
-                    }
-                    pause = leaf.pause(fraction());
-                }
-                Ok(None) => tracing::error!(file = %self.files.certificate.display(), "the certificate is gone"),
-                Err(error) => tracing::error!(error = format!("{error:#}"), "the certificate cannot be renewed"),
-            }
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    async fn wait(&self, due: Timestamp) {
-        loop {
-            let left = due.since(self.clock.now().wall);
-            if left.is_zero() {
-                return;
-            }
-            tokio::time::sleep(left.min(NAP)).await;
-        }
-    }
-
-    async fn renew(&self) -> anyhow::Result<()> {
-        let key = KeyPair::generate().context("no key can be made")?;
-        let answer = self.upstreams.renew(request(&key)?).await.map_err(|why| anyhow!(why))?;
-        let leaf = keep(&self.files, &key, &answer, self.clock.now().wall)?;
-        tracing::info!(sidecar = leaf.name, until = %leaf.until, "the certificate was renewed");
-        Ok(())
-    }
-
-    fn complain(&self, leaf: &Leaf, error: &anyhow::Error) {
-        let (error, until) = (format!("{error:#}"), leaf.until);
-        let left = until.since(self.clock.now().wall);
-        if left.is_zero() {
-            tracing::error!(error, %until, "the certificate is over: start again with a new join token");
-        } else if left < leaf.life() / 4 {
-            tracing::error!(error, %until, "the certificate is not renewed; soon no control plane will know us by it");
-        } else {
-            tracing::warn!(error, %until, "the certificate is not renewed yet");
-        }
-    }
 }
 
 #[cfg(test)]
