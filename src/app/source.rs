@@ -100,7 +100,12 @@ pub(super) async fn upstreams(
     let Some(settings) = join else { return Ok((Upstreams::open(servers.clone()).context("tls")?, None)) };
     join::ensure(settings, &servers.addresses, &**clock).await.context("join")?;
     let upstreams = Upstreams::open(servers.clone()).context("join")?;
-    let renewal = Renewal { files: settings.files(), upstreams: Arc::clone(&upstreams), clock: Arc::clone(clock) };
+    let renewal = Renewal {
+        join: settings.clone(),
+        addresses: servers.addresses.clone(),
+        upstreams: Arc::clone(&upstreams),
+        clock: Arc::clone(clock),
+    };
     Ok((upstreams, Some(renewal)))
 }
 

@@ -57,9 +57,7 @@ fn a_stream_ends_when_its_backend_names_the_sidecar_no_more() {
         follower.follow(subscribe(&["shop"])).await.unwrap();
         follower.snapshot().await;
     });
-    let spec = serde_json::json!({"actions": [{"name": "read", "class": "read"}], "sidecars": []});
-    let document = serde_json::json!({"apiVersion": "leasehold/v1", "kind": "Backend", "metadata": {"name": "shop"}, "spec": spec});
-    world.done("local", "PUT", "/v1/backends/shop", &document);
+    world.sidecars(&[]);
     let status = world.runtime.block_on(async {
         loop {
             match follower.next().await {

@@ -19,7 +19,7 @@ pub fn own() -> (World, CertificateDer<'static>) {
 }
 
 /// Asks for a certificate, with a token or with a certificate.
-fn enroll(
+pub fn enroll(
     world: &World,
     root: &CertificateDer<'static>,
     token: &str,

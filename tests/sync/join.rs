@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use leasehold::app::relay::follow;
 use leasehold::config::{self, ControlConfig, SyncSigner};
+use leasehold::domain::time::{Clock, Timestamp};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
 use crate::common::backend::Backend;
 use crate::common::wait_for;
 use crate::common::world::{Setup, World as Sidecar};
-use crate::enrol::{own, token};
+use crate::enrol::{enroll, own, token};
+use crate::signer::Signer;
 use crate::whole::{MAP, call, comes};
 use crate::world::World;
 
@@ -22,7 +26,8 @@ fn start(world: &World, backend: &Backend, token: Option<&str>, folder: &Path) -
     setup.files.extend(token.map(|token| ("join-token".to_owned(), format!("{token}\n"))));
     let (to, folder) = (world.sync(), folder.display());
     let join = format!("join: {{token: {{file: join-token}}, folder: {folder}}}");
-    Sidecar::try_start_with(&setup, &format!("grants: {{control: {{addresses: ['https://{to}'], {join}}}}}"))
+    let control = format!("{{addresses: ['https://{to}'], {join}}}");
+    Sidecar::try_start_with(&setup, &format!("grants: {{staleness_max: 3s, control: {control}}}"))
 }
 
 /// What the record says of that sidecar.
@@ -39,6 +44,13 @@ fn folder(world: &World) -> PathBuf {
 
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+/// When the certificate in that folder is over.
+fn over(folder: &Path) -> Timestamp {
+    let certificate = CertificateDer::from_pem_file(folder.join("identity.pem")).unwrap();
+    let (_, leaf) = x509_parser::parse_x509_certificate(&certificate).unwrap();
+    Timestamp::from_seconds(leaf.validity().not_after.timestamp())
 }
 
 /// The names of the files that are there.
@@ -118,17 +130,22 @@ fn a_control_plane_that_is_set_up_anew_is_joined_anew() {
     comes(&again, "passed");
 }
 
+/// A control plane that signs for so long. The clocks of sidecars may be minutes behind, so what lives for less than five
+/// minutes has half of its life behind it, and is renewed at once.
+fn signing_for(lives: Duration) -> World {
+    let sync = "  sync: {address: '127.0.0.1:0', trust_domain: prod.test}\n";
+    let short = |config: &mut ControlConfig| {
+        let Some(sync) = &mut config.control.sync else { panic!("no sync") };
+        let SyncSigner::Own { lives: of_sidecars, .. } = &mut sync.signer else { panic!("no own authority") };
+        *of_sidecars = Some(lives);
+    };
+    World::start_so(sync, None, short)
+}
+
 #[test]
 fn past_half_of_its_life_a_certificate_is_renewed() {
     let backend = Backend::start();
-    let sync = "  sync: {address: '127.0.0.1:0', trust_domain: prod.test}\n";
-    // The clocks of sidecars may be minutes behind, so one of two minutes has more than half of its life behind it.
-    let short = |config: &mut ControlConfig| {
-        let Some(sync) = &mut config.control.sync else { panic!("no sync") };
-        let SyncSigner::Own { lives, .. } = &mut sync.signer else { panic!("no own authority") };
-        *lives = Some(Duration::from_secs(120));
-    };
-    let world = World::start_so(sync, None, short);
+    let world = signing_for(Duration::from_secs(120));
     let folder = folder(&world);
     let sidecar = start(&world, &backend, Some(&token(&world, "shop-1")), &folder).unwrap();
     world.grant("shop-read");
@@ -142,6 +159,32 @@ fn past_half_of_its_life_a_certificate_is_renewed() {
     );
     let again = start(&world, &backend, None, &folder).unwrap();
     comes(&again, "passed");
+}
+
+#[test]
+fn a_certificate_that_ran_out_is_followed_by_one_for_a_new_token_without_a_restart() {
+    let ((world, root), backend) = (own(), Backend::start());
+    let folder = folder(&world);
+    world.grant("shop-read");
+    // Nobody renews for it, as if nobody could be reached.
+    world.sidecars(&[]);
+    let used = token(&world, "shop-1");
+    enroll(&world, &root, &used, None).unwrap();
+    let sidecar = wait_for("a start while it is good", || {
+        Signer::of(&world).sidecar("shop-1", 8).keep(&folder);
+        start(&world, &backend, Some(&used), &folder).ok()
+    });
+    let until = over(&folder);
+    wait_for("the end of its certificate", || (world.clock.now().wall > until).then_some(()));
+    world.sidecars(&["spiffe://prod.test/sidecar/shop-*"]);
+    assert_eq!(call(&sidecar), "stale_source", "its certificate is over, and its token was used");
+    std::fs::write(sidecar.path("join-token"), token(&world, "shop-1")).unwrap();
+    comes(&sidecar, "passed");
+    assert!(over(&folder) > until);
+    assert_eq!(
+        events(&world, "shop-1"),
+        ["sidecar.token_made", "sidecar.joined", "sidecar.token_made", "sidecar.joined"]
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod follower;
 #[path = "../store/postgres.rs"]
 #[allow(dead_code)]
 mod postgres;
+mod signer;
 mod world;
 
 mod doors;

@@ -214,6 +214,14 @@ impl World {
         answer.json()
     }
 
+    /// Has these follow the backend `shop` from now on, and nobody else.
+    #[track_caller]
+    pub fn sidecars(&self, names: &[&str]) {
+        let spec = json!({"actions": [{"name": "read", "class": "read"}], "sidecars": names});
+        let shop = json!({"apiVersion": "leasehold/v1", "kind": "Backend", "metadata": {"name": "shop"}, "spec": spec});
+        self.done("local", "PUT", "/v1/backends/shop", &shop);
+    }
+
     /// A grant of the bot's under that entitlement.
     #[track_caller]
     pub fn grant(&self, entitlement: &str) -> String {

@@ -122,18 +122,9 @@ pub(super) async fn ensure(settings: &Join, addresses: &[Address], clock: &dyn C
         }
         tracing::warn!("the join token is of another authority than the certificate: joining anew");
     }
-    let joined = async {
-        let token = token?;
-        let key = KeyPair::generate().context("no key can be made")?;
-        let answer = join(addresses, &token, request(&key)?, JOIN_WITHIN).await?;
-        ensure!(answer.roots.iter().any(|root| token.names(root)), "the answer lacks the authority of the token");
-        keep(&files, &key, &answer, clock.now().wall)
-    };
+    let joined = async { join_with(&token?, &files, addresses, clock).await };
     match (joined.await, held) {
-        (Ok(leaf), _) => {
-            tracing::info!(sidecar = leaf.name, until = %leaf.until, "joined");
-            Ok(())
-        }
+        (Ok(()), _) => Ok(()),
         (Err(error), Some(_)) => {
             tracing::warn!(error = format!("{error:#}"), "not joined: the certificate that is there stays");
             Ok(())
@@ -149,6 +140,21 @@ pub(super) async fn ensure(settings: &Join, addresses: &[Address], clock: &dyn C
             })
         }
     }
+}
+
+/// Joins with that token, and keeps what was signed.
+async fn join_with(
+    token: &JoinToken,
+    files: &TlsSettings,
+    addresses: &[Address],
+    clock: &dyn Clock,
+) -> anyhow::Result<()> {
+    let key = KeyPair::generate().context("no key can be made")?;
+    let answer = join(addresses, token, request(&key)?, JOIN_WITHIN).await?;
+    ensure!(answer.roots.iter().any(|root| token.names(root)), "the answer lacks the authority of the token");
+    let leaf = keep(files, &key, &answer, clock.now().wall)?;
+    tracing::info!(sidecar = leaf.name, until = %leaf.until, "joined");
+    Ok(())
 }
 
 /// The folder, for the owner of the process alone.

@@ -1,4 +1,5 @@
-//! A certificate is renewed in time, for as long as the process runs.
+//! A certificate is renewed in time, for as long as the process runs. One that ran out all the same, because the machine
+//! slept or nobody could be reached, is followed by one for a new token, without a restart.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,18 +8,32 @@ use anyhow::{Context, anyhow};
 use rcgen::KeyPair;
 use tokio_util::sync::CancellationToken;
 
-use super::{Held, Leaf, keep, request};
+use super::{Held, Leaf, join_with, keep, request, token};
+use crate::config::{Join, JoinTokenSource};
 use crate::domain::time::{Clock, Timestamp};
-use crate::sync::client::{TlsSettings, Upstreams, fraction};
+use crate::sync::client::{Address, JoinError, JoinToken, Upstreams, fraction};
 
 /// How long is slept before the clock is read again: a machine that sleeps too does not count that.
 const NAP: Duration = Duration::from_secs(60);
 
+/// How often a new token is looked for once the certificate is over. It is good for ten minutes.
+const TOKEN_EVERY: Duration = Duration::from_secs(5);
+
 /// Renews the certificate again and again, over connections that it proves itself.
 pub(in crate::app) struct Renewal {
-    pub(in crate::app) files: TlsSettings,
+    pub(in crate::app) join: Join,
+    /// Where is joined again.
+    pub(in crate::app) addresses: Vec<Address>,
     pub(in crate::app) upstreams: Arc<Upstreams>,
     pub(in crate::app) clock: Arc<dyn Clock>,
+}
+
+/// What came of joining again so far.
+#[derive(Default)]
+struct Tried {
+    /// A token that is not good, and will not be.
+    refused: Option<JoinToken>,
+    said: String,
 }
 
 impl Renewal {
@@ -34,20 +49,33 @@ impl Renewal {
     async fn keep_renewing(&self) {
         // Somebody who takes the files away, or spoils them, is waited for.
         let mut pause = NAP;
+        let mut tried = Tried::default();
+        let files = self.join.files();
         loop {
-            match Held::read(&self.files) {
+            match Held::read(&files) {
                 Ok(Some(Held { leaf, .. })) => {
                     self.wait(leaf.due(fraction())).await;
-                    if let Err(error) = self.renew().await {
-                        self.complain(&leaf, &error);
-                    }
-                    pause = leaf.pause(fraction());
+                    pause = if self.left(&leaf).is_zero() {
+                        self.join_again(&leaf, &mut tried).await;
+                        TOKEN_EVERY.mul_f64(0.5 + fraction() / 2.0)
+                    } else {
+                        tried = Tried::default();
+                        if let Err(error) = self.renew().await {
+                            self.complain(&leaf, &error);
+                        }
+                        // With the last of it begins another care.
+                        leaf.pause(fraction()).min(self.left(&leaf).max(Duration::from_secs(1)))
+                    };
                 }
-                Ok(None) => tracing::error!(file = %self.files.certificate.display(), "the certificate is gone"),
+                Ok(None) => tracing::error!(file = %files.certificate.display(), "the certificate is gone"),
                 Err(error) => tracing::error!(error = format!("{error:#}"), "the certificate cannot be renewed"),
             }
             tokio::time::sleep(pause).await;
         }
+    }
+
+    fn left(&self, leaf: &Leaf) -> Duration {
+        leaf.until.since(self.clock.now().wall)
     }
 
     async fn wait(&self, due: Timestamp) {
@@ -63,20 +91,84 @@ impl Renewal {
     async fn renew(&self) -> anyhow::Result<()> {
         let key = KeyPair::generate().context("no key can be made")?;
         let answer = self.upstreams.renew(request(&key)?).await.map_err(|why| anyhow!(why))?;
-        let leaf = keep(&self.files, &key, &answer, self.clock.now().wall)?;
+        let leaf = keep(&self.join.files(), &key, &answer, self.clock.now().wall)?;
         tracing::info!(sidecar = leaf.name, until = %leaf.until, "the certificate was renewed");
         Ok(())
     }
 
     fn complain(&self, leaf: &Leaf, error: &anyhow::Error) {
         let (error, until) = (format!("{error:#}"), leaf.until);
-        let left = until.since(self.clock.now().wall);
-        if left.is_zero() {
-            tracing::error!(error, %until, "the certificate is over: start again with a new join token");
-        } else if left < leaf.life() / 4 {
+        if self.left(leaf) < leaf.life() / 4 {
             tracing::error!(error, %until, "the certificate is not renewed; soon no control plane will know us by it");
         } else {
             tracing::warn!(error, %until, "the certificate is not renewed yet");
         }
+    }
+
+    /// Joins with the token that is there now, unless it is the one that was refused.
+    async fn join_again(&self, leaf: &Leaf, tried: &mut Tried) {
+        let token = token(&self.join.token);
+        if let (Ok(token), Some(refused)) = (&token, &tried.refused)
+            && token.is(refused)
+        {
+            return;
+        }
+        let joined = match &token {
+            Ok(token) => join_with(token, &self.join.files(), &self.addresses, &*self.clock).await,
+            Err(error) => Err(anyhow!("{error:#}")),
+        };
+        let Err(error) = joined else { return *tried = Tried::default() };
+        if let Some(JoinError::Refused(_)) = error.downcast_ref() {
+            tried.refused = token.ok();
+        }
+        let error = format!("{error:#}");
+        if error == tried.said {
+            return;
+        }
+        let hint = match &self.join.token {
+            JoinTokenSource::File(file) => format!("put it into {}", file.display()),
+            JoinTokenSource::Env { name, .. } => format!("start again with it in the variable `{name}`"),
+        };
+        tracing::error!(
+            error,
+            until = %leaf.until,
+            "the certificate is over: `leasehold sidecar join-token NAME` makes a token, {hint}"
+        );
+        tried.said = error;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::clock::SystemClock;
+    use crate::sync::client::Servers;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_was_refused_is_not_sent_again_and_another_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        let text = |secret: &str| format!("lhj_{secret}.{}", "0a".repeat(32));
+        let put = |secret: &str| std::fs::write(&file, text(secret)).unwrap();
+        let addresses = vec![Address { host: "127.0.0.1".to_owned(), port: 1 }];
+        let renewal = Renewal {
+            join: Join { token: JoinTokenSource::File(file.clone()), folder: folder.path().join("own") },
+            addresses: addresses.clone(),
+            upstreams: Upstreams::open(Servers { addresses, tls: None }).unwrap(),
+            clock: Arc::new(SystemClock::new()),
+        };
+        let at = Timestamp::from_seconds;
+        let leaf = Leaf { name: String::new(), key: Vec::new(), from: at(0), until: at(60) };
+        let mut tried = Tried { refused: JoinToken::parse(&text("first")).ok(), said: String::new() };
+        put("first");
+        renewal.join_again(&leaf, &mut tried).await;
+        assert_eq!(tried.said, "");
+        put("second");
+        renewal.join_again(&leaf, &mut tried).await;
+        assert!(tried.said.contains("no control plane could be joined"), "{}", tried.said);
+        std::fs::remove_file(&file).unwrap();
+        renewal.join_again(&leaf, &mut tried).await;
+        assert!(tried.said.contains("No such file"), "{}", tried.said);
+        assert!(tried.refused.unwrap().is(&JoinToken::parse(&text("first")).unwrap()), "only a refusal is one");
     }
 }

@@ -75,6 +75,11 @@ impl JoinToken {
         Ok(Self { whole: SecretString::from(text), pin })
     }
 
+    /// Whether both are the same token.
+    pub fn is(&self, other: &Self) -> bool {
+        self.whole.expose_secret() == other.whole.expose_secret()
+    }
+
     /// Whether this is the certificate, DER, of the authority that it names.
     pub fn names(&self, certificate: &[u8]) -> bool {
         digest(&SHA256, certificate).as_ref() == self.pin
