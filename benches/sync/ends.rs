@@ -17,7 +17,7 @@ use leasehold::domain::view::{Change, Snapshot};
 use leasehold::sidecar::sync::sink::TableSink;
 use leasehold::sync::follower::{About, Follower};
 use leasehold::sync::hub::Hub;
-use leasehold::sync::server::{Enrolled, Failed, Origin, Peer, Use, routes};
+use leasehold::sync::server::{Applicant, Enrolled, Failed, Origin, Peer, Use, routes};
 use leasehold::sync::stream::Said as Aside;
 use leasehold::sync::{Bundle, Sink, Work};
 use leasehold::wire::v1::ClientFrame;
@@ -45,7 +45,7 @@ impl Origin for Open {
         Box::pin(async { Ok(Use::Taken) })
     }
 
-    fn enroll(&self, _: Option<Principal>, _: Bytes, _: String) -> Work<'_, Result<Enrolled, Failed>> {
+    fn enroll(&self, _: Applicant, _: Bytes) -> Work<'_, Result<Enrolled, Failed>> {
         Box::pin(async { Err(Failed::Forbidden(String::new())) })
     }
 

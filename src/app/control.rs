@@ -103,7 +103,7 @@ async fn start_control_with(
     };
     let reports = publish::reports(&store, &hub, &mut tasks, &upkeep)?;
     reports.register(metrics.registry())?;
-    let enrolment = publish::enrolment(config, &engine, &store, &clock)?;
+    let enrolment = publish::enrolment(config, &engine, &store, &clock).await?;
     let usage = publish::usage(&store, &engine, &clock, &mut tasks, &upkeep);
     let router = api::router(api::Parts {
         engine: engine.clone(),

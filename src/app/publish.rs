@@ -134,6 +134,7 @@ impl Door {
         config: &ControlSync,
         clock: Arc<dyn Clock>,
         own: Option<(Served, Arc<Enrolment>)>,
+        strangers: bool,
     ) -> anyhow::Result<Self> {
         let settings = match (&config.signer, &own) {
             (SyncSigner::Files { certificate, key, client_ca, client_crl }, _) => TlsSettings {
@@ -141,7 +142,10 @@ impl Door {
                 key: key.clone(),
                 client_ca: Some(client_ca.clone()),
                 client_crl: client_crl.clone(),
-                client_certificate: ClientCertificate::Required,
+                client_certificate: match strangers {
+                    true => ClientCertificate::Optional,
+                    false => ClientCertificate::Required,
+                },
                 tls12: false,
             },
             (SyncSigner::Own { folder, .. }, Some((served, enrolment))) => {
@@ -204,7 +208,7 @@ impl Door {
 }
 
 /// The own authority, where nobody else signs, with what the listener shows.
-pub(super) fn enrolment(
+pub(super) async fn enrolment(
     config: &ControlConfig,
     engine: &Engine,
     store: &Arc<SqlStore>,
@@ -218,7 +222,9 @@ pub(super) fn enrolment(
     if let Some(lives) = lives {
         authority = authority.signing_for(*lives);
     }
-    let enrolment = Enrolment::new(authority, engine.clone(), Arc::clone(store), Arc::clone(clock));
+    let domain = TrustDomain { name: trust_domain.clone(), bundle: authority::shown(folder) };
+    let names = Verifier::new(Settings { spiffe: vec![domain], ..Settings::default() }, Arc::clone(clock)).await?;
+    let enrolment = Enrolment::new(authority, names, engine.clone(), Arc::clone(store), Arc::clone(clock));
     Ok(Some(Arc::new(enrolment)))
 }
 
@@ -248,7 +254,8 @@ pub(super) async fn listen(
         _ => None,
     };
     let publisher = Arc::new(Publisher::new(engine.clone(), enrolment, Arc::clone(usage)));
-    let at = Listening { config, key: "control.sync", hub, upkeep, serving, drain: control.drain_timeout };
+    let drain = control.drain_timeout;
+    let at = Listening { config, key: "control.sync", hub, strangers: false, upkeep, serving, drain };
     serve_to(at, publisher, own, tasks).await
 }
 
@@ -258,6 +265,8 @@ pub(super) struct Listening<'l> {
     /// The section it is configured in.
     pub(super) key: &'static str,
     pub(super) hub: &'l Arc<Hub>,
+    /// Whether somebody without a certificate is heard, with a join token that another verifies.
+    pub(super) strangers: bool,
     /// Ends the upkeep, and before it the serving.
     pub(super) upkeep: CancellationToken,
     pub(super) serving: CancellationToken,
@@ -271,8 +280,8 @@ pub(super) async fn serve_to<O: Origin>(
     own: Option<(Served, Arc<Enrolment>)>,
     tasks: &mut JoinSet<()>,
 ) -> anyhow::Result<(SocketAddr, tokio::task::JoinHandle<()>)> {
-    let Listening { config, key, hub, upkeep, serving, drain } = at;
-    let door = Arc::new(Door::open(config, Arc::clone(hub.clock()), own).await.context(key)?);
+    let Listening { config, key, hub, strangers, upkeep, serving, drain } = at;
+    let door = Arc::new(Door::open(config, Arc::clone(hub.clock()), own, strangers).await.context(key)?);
     let listener =
         TcpListener::bind(config.address).await.with_context(|| format!("{key}.address {}", config.address))?;
     let address = listener.local_addr()?;

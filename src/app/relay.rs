@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use bytes::Bytes;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,7 @@ use crate::sync::client::Status;
 use crate::sync::follower::About;
 use crate::sync::hub::Hub;
 use crate::sync::relay::Relay;
-use crate::sync::server::{Enrolled, Failed, Origin, Use};
+use crate::sync::server::{Applicant, Enrolled, Failed, Origin, Use};
 use crate::sync::stream::Said;
 use crate::sync::{GrantSource, Work};
 use crate::telemetry::admin::{Admin, Readiness};
@@ -79,6 +80,18 @@ impl Following {
 struct Passing {
     relay: Arc<Relay>,
     config: RelayConfig,
+    /// Strangers who are heard at a time.
+    strangers: Semaphore,
+}
+
+/// Most strangers who are heard at a time: each costs the control plane a look into its store.
+const STRANGERS_MAX: usize = 4;
+
+impl Passing {
+    fn must_follow(&self, sidecar: &Principal) -> Result<(), Failed> {
+        let is_named = self.config.sidecars.iter().any(|pattern| pattern.matches(sidecar));
+        if is_named { Ok(()) } else { Err(Failed::Forbidden(format!("{sidecar} may not follow this relay"))) }
+    }
 }
 
 impl Origin for Passing {
@@ -93,20 +106,31 @@ impl Origin for Passing {
 
     fn consume(&self, sidecar: Principal, grant: GrantId, use_id: String) -> Work<'_, Result<Use, Failed>> {
         Box::pin(async move {
-            if !self.config.sidecars.iter().any(|pattern| pattern.matches(&sidecar)) {
-                return Err(Failed::Forbidden(format!("{sidecar} may not follow this relay")));
-            }
+            self.must_follow(&sidecar)?;
             self.relay.consume(&grant, &use_id).await.map_err(Failed::Unavailable)
         })
     }
 
-    fn enroll(&self, shown: Option<Principal>, csr: Bytes, token: String) -> Work<'_, Result<Enrolled, Failed>> {
+    fn enroll(&self, applicant: Applicant, csr: Bytes) -> Work<'_, Result<Enrolled, Failed>> {
         Box::pin(async move {
-            if shown.is_some() {
-                // The control plane sees our certificate, and would sign for us.
-                return Err(Failed::Forbidden("renew a certificate at a control plane, not at a relay".to_owned()));
-            }
-            let reply = self.relay.enroll(csr, token).await.map_err(|status| match status.code() {
+            let answer = match applicant {
+                Applicant::Joins(token) => {
+                    let busy = |_| Failed::Unavailable("too many join at once: try again in a moment".to_owned());
+                    let _heard = self.strangers.try_acquire().map_err(busy)?;
+                    self.relay.enroll(csr, token).await
+                }
+                Applicant::Shows(_) => {
+                    // The control plane sees our certificate, and would sign for us.
+                    let said =
+                        "a relay passes on renewals that are signed, and this one is not: renew at a control plane";
+                    return Err(Failed::Forbidden(said.to_owned()));
+                }
+                Applicant::Signed(by, signed) => {
+                    self.must_follow(&by)?;
+                    self.relay.renew(signed).await
+                }
+            };
+            let reply = answer.map_err(|status| match status.code() {
                 tonic::Code::InvalidArgument => Failed::Invalid(status.message().to_owned()),
                 tonic::Code::PermissionDenied => Failed::Forbidden(status.message().to_owned()),
                 _ => Failed::Unavailable(status.message().to_owned()),
@@ -158,11 +182,14 @@ pub async fn start_relay(config: &RelayConfig) -> anyhow::Result<RunningRelay> {
         config: &listens,
         key: "relay",
         hub: &following.hub,
+        // Who joined may pass on that others do; where somebody else signs, nobody comes without a certificate.
+        strangers: config.join.is_some(),
         upkeep: upkeep.clone(),
         serving: serving.clone(),
         drain: config.drain_timeout,
     };
-    let passing = Passing { relay: Arc::clone(&following.relay), config: config.clone() };
+    let (relay, strangers) = (Arc::clone(&following.relay), Semaphore::new(STRANGERS_MAX));
+    let passing = Passing { relay, config: config.clone(), strangers };
     let (address, served) = serve_to(at, Arc::new(passing), None, &mut tasks).await?;
     Ok(RunningRelay { following, address, upkeep, serving, served, tasks })
 }

@@ -95,7 +95,7 @@ on one PostgreSQL; with SQLite there is one.",
     #[command(
         long_about = "Stands between control planes and very many sidecars.\n\n\
 It follows the control planes as a sidecar does, and is followed as a control plane is. It decides nothing: uses of counted \
-grants, join tokens and what sidecars tell are passed on, and what is revoked is denied behind it within the same bound.",
+grants, join tokens, renewals and what sidecars tell are passed on, and what is revoked is denied behind it within the same bound.",
         after_help = EXIT_CODES
     )]
     Relay(Serve),

@@ -15,6 +15,7 @@ pub mod follower;
 pub mod hub;
 pub mod local;
 pub mod relay;
+pub mod renewal;
 pub mod server;
 pub mod session;
 pub mod stream;

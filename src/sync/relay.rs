@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::client::{Activity, ControlSource, Upstreams, Use, Uses};
 use super::follower::About;
 use super::hub::Hub;
+use super::renewal::SignedRenewal;
 use crate::domain::id::GrantId;
 use crate::domain::time::Timestamp;
 use crate::wire::v1;
@@ -54,7 +55,17 @@ impl Relay {
     /// # Errors
     /// What the origin says.
     pub async fn enroll(&self, csr: Bytes, join_token: String) -> Result<v1::EnrollReply, tonic::Status> {
-        self.upstreams.enroll(v1::EnrollRequest { csr, join_token }).await
+        self.upstreams.enroll(v1::EnrollRequest { csr, join_token, renewal: None }).await
+    }
+
+    /// Has the certificate renewed that a sidecar's signature is by.
+    ///
+    /// # Errors
+    /// What the origin says.
+    pub async fn renew(&self, signed: SignedRenewal) -> Result<v1::EnrollReply, tonic::Status> {
+        // Without a request of our own: an origin that does not read the rest would sign it for us.
+        let (csr, join_token) = (Bytes::new(), String::new());
+        self.upstreams.enroll(v1::EnrollRequest { csr, join_token, renewal: Some(signed.into()) }).await
     }
 
     /// Somebody who follows used a grant.

@@ -17,12 +17,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::Work;
 use super::hub::Hub;
+use super::renewal::SignedRenewal;
 use super::stream::{Refused, Said, Stream};
 use crate::domain::id::{BackendName, GrantId};
 use crate::domain::principal::Principal;
 use crate::domain::time::{Anchored, Position};
-use crate::wire::v1;
 use crate::wire::v1::policy_sync_server::{PolicySync, PolicySyncServer};
+use crate::wire::{Unreadable, v1};
 
 /// Who is at the other end of a connection, by the certificate it showed.
 #[derive(Debug, Clone)]
@@ -51,6 +52,17 @@ pub struct Enrolled {
     pub certificates: Vec<Bytes>,
     /// Whom the sidecar believes, DER.
     pub roots: Vec<Bytes>,
+}
+
+/// For whom a certificate is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Applicant {
+    /// For whom this join token was made.
+    Joins(String),
+    /// Who shows a certificate that is good still.
+    Shows(Principal),
+    /// Whose certificate is in what was signed; the principal is whoever passes it on, or the same.
+    Signed(Principal, SignedRenewal),
 }
 
 /// Why the origin does not do what a sidecar asks for.
@@ -85,8 +97,8 @@ pub trait Origin: Send + Sync + 'static {
     fn moved(&self) -> Work<'static, ()>;
     /// Takes a use of a counted grant: at most once for each `use_id`.
     fn consume(&self, sidecar: Principal, grant: GrantId, use_id: String) -> Work<'_, Result<Use, Failed>>;
-    /// Signs a certificate: for the sidecar that shows one, or for whom the token was made.
-    fn enroll(&self, sidecar: Option<Principal>, csr: Bytes, join_token: String) -> Work<'_, Result<Enrolled, Failed>>;
+    /// Signs a certificate for the key of a request; what was signed holds a request of its own.
+    fn enroll(&self, applicant: Applicant, csr: Bytes) -> Work<'_, Result<Enrolled, Failed>>;
     /// A sidecar says something that is not about its stream.
     fn said(&self, sidecar: &Principal, said: Said);
 }
@@ -180,11 +192,19 @@ impl<O: Origin> PolicySync for Server<O> {
     }
 
     async fn enroll(&self, request: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollReply>, Status> {
-        let has_token = !request.get_ref().join_token.is_empty();
-        // A token says for whom it was made; whatever certificate is shown beside it says nothing.
-        let sidecar = if has_token { None } else { Some(self.peer(&request)?.sidecar) };
-        let asked = request.into_inner();
-        let Enrolled { certificates, roots } = self.origin.enroll(sidecar, asked.csr, asked.join_token).await?;
+        let peer = self.peer(&request);
+        let v1::EnrollRequest { csr, join_token, renewal } = request.into_inner();
+        let applicant = match renewal {
+            // A token says for whom it was made; whatever certificate is shown beside it says nothing.
+            _ if !join_token.is_empty() => Applicant::Joins(join_token),
+            None => Applicant::Shows(peer?.sidecar),
+            Some(renewal) => {
+                let signed = renewal.try_into();
+                let signed = signed.map_err(|error: Unreadable| Status::invalid_argument(error.to_string()));
+                Applicant::Signed(peer?.sidecar, signed?)
+            }
+        };
+        let Enrolled { certificates, roots } = self.origin.enroll(applicant, csr).await?;
         Ok(Response::new(v1::EnrollReply { certificates, roots }))
     }
 }

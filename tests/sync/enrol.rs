@@ -29,7 +29,7 @@ pub fn enroll(
     let csr = CertificateParams::default().serialize_request(&key).unwrap().der().to_vec().into();
     world.runtime.block_on(async {
         let mut follower = Follower::connect(world.sync(), root, shown).await.unwrap();
-        let request = v1::EnrollRequest { csr, join_token: token.to_owned() };
+        let request = v1::EnrollRequest { csr, join_token: token.to_owned(), renewal: None };
         let reply = follower.client.enroll(request).await?.into_inner();
         let chain = reply.certificates.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         Ok((Shown { chain, key: key.serialize_der() }, reply))

@@ -1,5 +1,6 @@
 //! Sidecars that join by themselves, keep what they got, and renew it.
 
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,21 +22,30 @@ use crate::world::World;
 
 /// A sidecar whose token is that text, with its identity in that folder.
 fn start(world: &World, backend: &Backend, token: Option<&str>, folder: &Path) -> Result<Sidecar, String> {
+    start_at(world.sync(), backend, token, folder)
+}
+
+/// The same at whoever is followed there.
+pub fn start_at(to: SocketAddr, backend: &Backend, token: Option<&str>, folder: &Path) -> Result<Sidecar, String> {
     let mut setup = Setup::new(backend.address);
     setup.map = MAP.to_owned();
     setup.files.extend(token.map(|token| ("join-token".to_owned(), format!("{token}\n"))));
-    let (to, folder) = (world.sync(), folder.display());
+    let folder = folder.display();
     let join = format!("join: {{token: {{file: join-token}}, folder: {folder}}}");
     let control = format!("{{addresses: ['https://{to}'], {join}}}");
     Sidecar::try_start_with(&setup, &format!("grants: {{staleness_max: 3s, control: {control}}}"))
 }
 
 /// What the record says of that sidecar.
-fn events(world: &World, name: &str) -> Vec<String> {
+pub fn entries(world: &World, name: &str) -> Vec<Value> {
     let entries = world.done("local", "GET", "/v1/audit/entries?from=1&page_size=500", &Value::Null);
     let subject = format!("spiffe://prod.test/sidecar/{name}");
-    let of = entries["items"].as_array().unwrap().iter().filter(|entry| entry["subject"] == subject);
-    of.map(|entry| entry["event"].as_str().unwrap().to_owned()).collect()
+    entries["items"].as_array().unwrap().iter().filter(|entry| entry["subject"] == subject).cloned().collect()
+}
+
+/// What happened to that sidecar.
+pub fn events(world: &World, name: &str) -> Vec<String> {
+    entries(world, name).iter().map(|entry| entry["event"].as_str().unwrap().to_owned()).collect()
 }
 
 fn folder(world: &World) -> PathBuf {
@@ -132,7 +142,7 @@ fn a_control_plane_that_is_set_up_anew_is_joined_anew() {
 
 /// A control plane that signs for so long. The clocks of sidecars may be minutes behind, so what lives for less than five
 /// minutes has half of its life behind it, and is renewed at once.
-fn signing_for(lives: Duration) -> World {
+pub fn signing_for(lives: Duration) -> World {
     let sync = "  sync: {address: '127.0.0.1:0', trust_domain: prod.test}\n";
     let short = |config: &mut ControlConfig| {
         let Some(sync) = &mut config.control.sync else { panic!("no sync") };

@@ -17,5 +17,6 @@ mod enrol;
 mod follow;
 mod join;
 mod replicas;
+mod through;
 mod watch;
 mod whole;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use leasehold::app::clock::SystemClock;
 use leasehold::domain::time::Clock;
-use rcgen::{CertificateParams, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
@@ -26,6 +26,15 @@ impl Signer {
         Self { certificate, issuer }
     }
 
+    pub fn another() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        Self { certificate, issuer: Issuer::new(params, key) }
+    }
+
     fn params(name: SanType) -> CertificateParams {
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![name];
@@ -42,6 +51,14 @@ impl Signer {
         params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(until.unsigned_abs());
         let leaf = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         Held { chain: vec![leaf, self.certificate.clone()], key }
+    }
+
+    /// What a relay on this machine shows, and its key, PEM.
+    pub fn server(&self) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let leaf = Self::params(SanType::IpAddress([127, 0, 0, 1].into())).signed_by(&key, &self.issuer).unwrap();
+        let own = pem(&self.certificate);
+        (leaf.pem() + &own, key.serialize_pem())
     }
 }
 

@@ -7,6 +7,7 @@ mod renewal;
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -14,8 +15,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use rcgen::{CertificateParams, KeyPair};
-use rustls::pki_types::CertificateDer;
+use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::WebPkiClientVerifier;
 use secrecy::{ExposeSecret, SecretString};
 use x509_parser::extensions::GeneralName;
 
@@ -80,6 +83,7 @@ impl Leaf {
 /// What the folder holds.
 struct Held {
     leaf: Leaf,
+    chain: Vec<CertificateDer<'static>>,
     authorities: Vec<CertificateDer<'static>>,
 }
 
@@ -95,7 +99,7 @@ impl Held {
         let authorities = certificates(&files.ca)?;
         let Some((first, last)) = chain.first().zip(chain.last()) else { return Ok(None) };
         let leaf = Leaf::read(first).with_context(|| files.certificate.display().to_string())?;
-        Ok(authorities.contains(last).then_some(Self { leaf, authorities }))
+        Ok(authorities.contains(last).then_some(Self { leaf, chain, authorities }))
     }
 }
 
@@ -150,8 +154,10 @@ async fn join_with(
     clock: &dyn Clock,
 ) -> anyhow::Result<()> {
     let key = KeyPair::generate().context("no key can be made")?;
-    let answer = join(addresses, token, request(&key)?, JOIN_WITHIN).await?;
-    ensure!(answer.roots.iter().any(|root| token.names(root)), "the answer lacks the authority of the token");
+    let mut answer = join(addresses, token, request(&key)?, JOIN_WITHIN).await?;
+    // A relay may say what it likes; the token names one authority.
+    answer.roots.retain(|root| token.names(root));
+    ensure!(!answer.roots.is_empty(), "the answer lacks the authority of the token");
     let leaf = keep(files, &key, &answer, clock.now().wall)?;
     tracing::info!(sidecar = leaf.name, until = %leaf.until, "joined");
     Ok(())
@@ -199,7 +205,8 @@ fn keep(files: &TlsSettings, key: &KeyPair, answer: &Enrolled, now: Timestamp) -
     let leaf = Leaf::read(first)?;
     ensure!(leaf.key == key.public_key_raw(), "the certificate is not one of our key");
     ensure!(now < leaf.until, "the certificate is over already: one of the two clocks is wrong");
-    ensure!(roots.contains(last), "the certificate is of no authority that the answer names");
+    ensure!(roots.contains(last), "the certificate is of no authority that is believed");
+    verify(certificates, roots, now.max(leaf.from))?;
     let own = zeroize::Zeroizing::new(key.serialize_pem() + &pem(certificates));
     // Whatever happens between the two, a certificate that is not of the authority beside it is not used.
     let authorities = pem(roots);
@@ -210,6 +217,21 @@ fn keep(files: &TlsSettings, key: &KeyPair, answer: &Enrolled, now: Timestamp) -
         put(&files.certificate, &own, 0o600, true)?;
     }
     Ok(leaf)
+}
+
+/// Makes sure that one of these authorities signed it: whatever else is answered takes the place of nothing good.
+fn verify(certificates: &[Bytes], roots: &[Bytes], now: Timestamp) -> anyhow::Result<()> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(CertificateDer::from(&**root)).context("an authority cannot be read")?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), provider).build()?;
+    let chain: Vec<_> = certificates.iter().map(|der| CertificateDer::from(&**der)).collect();
+    let (leaf, issuers) = chain.split_first().context("there is no certificate")?;
+    let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_seconds().max(0).unsigned_abs()));
+    verifier.verify_client_cert(leaf, issuers, now).context("the certificate is not signed by the authority")?;
+    Ok(())
 }
 
 fn pem(certificates: &[Bytes]) -> String {

@@ -4,14 +4,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
-use rcgen::KeyPair;
+use anyhow::{Context, anyhow, ensure};
+use bytes::Bytes;
+use rcgen::{KeyPair, SigningKey};
+use rustls::pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use super::{Held, Leaf, join_with, keep, request, token};
 use crate::config::{Join, JoinTokenSource};
 use crate::domain::time::{Clock, Timestamp};
-use crate::sync::client::{Address, JoinError, JoinToken, Upstreams, fraction};
+use crate::sync::client::{Address, JoinError, JoinToken, TlsSettings, Upstreams, fraction};
+use crate::sync::renewal::SignedRenewal;
+use crate::sync::server::Enrolled;
 
 /// How long is slept before the clock is read again: a machine that sleeps too does not count that.
 const NAP: Duration = Duration::from_secs(60);
@@ -53,18 +58,19 @@ impl Renewal {
         let files = self.join.files();
         loop {
             match Held::read(&files) {
-                Ok(Some(Held { leaf, .. })) => {
+                Ok(Some(held)) => {
+                    let leaf = &held.leaf;
                     self.wait(leaf.due(fraction())).await;
-                    pause = if self.left(&leaf).is_zero() {
-                        self.join_again(&leaf, &mut tried).await;
+                    pause = if self.left(leaf).is_zero() {
+                        self.join_again(leaf, &mut tried).await;
                         TOKEN_EVERY.mul_f64(0.5 + fraction() / 2.0)
                     } else {
                         tried = Tried::default();
-                        if let Err(error) = self.renew().await {
-                            self.complain(&leaf, &error);
+                        if let Err(error) = self.renew(&held).await {
+                            self.complain(leaf, &error);
                         }
-                        // With the last of it begins another care.
-                        leaf.pause(fraction()).min(self.left(&leaf).max(Duration::from_secs(1)))
+                        // With its end begins another care.
+                        leaf.pause(fraction()).min(self.left(leaf).max(Duration::from_secs(1)))
                     };
                 }
                 Ok(None) => tracing::error!(file = %files.certificate.display(), "the certificate is gone"),
@@ -88,10 +94,13 @@ impl Renewal {
         }
     }
 
-    async fn renew(&self) -> anyhow::Result<()> {
+    async fn renew(&self, held: &Held) -> anyhow::Result<()> {
+        let files = self.join.files();
         let key = KeyPair::generate().context("no key can be made")?;
-        let answer = self.upstreams.renew(request(&key)?).await.map_err(|why| anyhow!(why))?;
-        let leaf = keep(&self.join.files(), &key, &answer, self.clock.now().wall)?;
+        let signed = sign_renewal(&files, held, request(&key)?, self.clock.now().wall)?;
+        let answer = self.upstreams.renew(&signed).await.map_err(|why| anyhow!(why))?;
+        let answer = taken(held, answer)?;
+        let leaf = keep(&files, &key, &answer, self.clock.now().wall)?;
         tracing::info!(sidecar = leaf.name, until = %leaf.until, "the certificate was renewed");
         Ok(())
     }
@@ -138,10 +147,30 @@ impl Renewal {
     }
 }
 
+/// Proves with the key in the folder that its certificate is ours.
+fn sign_renewal(files: &TlsSettings, held: &Held, csr: Bytes, now: Timestamp) -> anyhow::Result<SignedRenewal> {
+    let text = Zeroizing::new(std::fs::read_to_string(&files.key)?);
+    let key = KeyPair::from_pem(&text).with_context(|| files.key.display().to_string())?;
+    let signed = SignedRenewal::make(csr, bytes(&held.chain), now, |message| key.sign(message));
+    signed.context("the renewal cannot be signed")
+}
+
+/// What is taken of an answer. Whoever passed it on may say what they like: who is believed, and who we are, stays.
+fn taken(held: &Held, answer: Enrolled) -> anyhow::Result<Enrolled> {
+    let named = answer.certificates.first().map(|der| Leaf::read(der)).transpose()?;
+    ensure!(named.is_some_and(|named| named.name == held.leaf.name), "the answer is for another sidecar");
+    Ok(Enrolled { roots: bytes(&held.authorities), ..answer })
+}
+
+fn bytes(certificates: &[CertificateDer<'_>]) -> Vec<Bytes> {
+    certificates.iter().map(|der| Bytes::copy_from_slice(der)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::app::clock::SystemClock;
+    use crate::control::authority::Authority;
     use crate::sync::client::Servers;
 
     #[tokio::test(start_paused = true)]
@@ -170,5 +199,39 @@ mod tests {
         renewal.join_again(&leaf, &mut tried).await;
         assert!(tried.said.contains("No such file"), "{}", tried.said);
         assert!(tried.refused.unwrap().is(&JoinToken::parse(&text("first")).unwrap()), "only a refusal is one");
+    }
+    #[test]
+    fn of_an_answer_nothing_is_taken_but_a_certificate_for_the_own_name_and_key() {
+        let (folder, now) = (tempfile::tempdir().unwrap(), Timestamp::from_seconds(1_800_000_000));
+        let files = Join { token: JoinTokenSource::File("none".into()), folder: folder.path().to_owned() }.files();
+        let authority = || Authority::open(&Authority::make("prod.test", now).unwrap(), "prod.test").unwrap();
+        let (ours, other) = (authority(), authority());
+        let sign = |by: &Authority, name: &str, key: &KeyPair| {
+            let (certificates, _) = by.sign(&by.sidecar(name).unwrap(), &request(key).unwrap(), now).unwrap();
+            Enrolled { certificates, roots: vec![by.certificate()] }
+        };
+        let [first, next, theirs] = [(); 3].map(|()| KeyPair::generate().unwrap());
+        keep(&files, &first, &sign(&ours, "shop-1", &first), now).unwrap();
+        let held = Held::read(&files).unwrap().unwrap();
+        let before = std::fs::read(&files.certificate).unwrap();
+        let mut not_signed = sign(&other, "shop-1", &next);
+        not_signed.certificates[1] = ours.certificate();
+        for (answer, says) in [
+            (sign(&ours, "shop-2", &next), "another sidecar"),
+            (sign(&ours, "shop-1", &theirs), "our key"),
+            (sign(&other, "shop-1", &next), "no authority"),
+            (not_signed, "not signed by the authority"),
+            (Enrolled { certificates: Vec::new(), roots: Vec::new() }, "another sidecar"),
+        ] {
+            let kept = taken(&held, answer).and_then(|answer| keep(&files, &next, &answer, now));
+            assert!(format!("{:#}", kept.unwrap_err()).contains(says), "{says}");
+            assert_eq!(std::fs::read(&files.certificate).unwrap(), before, "what is good stays: {says}");
+        }
+        let good = Enrolled { roots: vec![other.certificate()], ..sign(&ours, "shop-1", &next) };
+        keep(&files, &next, &taken(&held, good).unwrap(), now).unwrap();
+        let renewed = Held::read(&files).unwrap().unwrap();
+        assert_eq!(renewed.authorities, held.authorities, "who is believed stays");
+        let signed = sign_renewal(&files, &renewed, request(&first).unwrap(), now).unwrap();
+        assert!(signed.is_signed_by(&renewed.leaf.key) && !signed.is_signed_by(&held.leaf.key));
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustls::pki_types::CertificateDer;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
@@ -19,6 +20,8 @@ use crate::control::refusal::{Kind, Refusal};
 use crate::control::store::sql::SqlStore;
 use crate::domain::principal::Principal;
 use crate::domain::time::{Clock, Timestamp};
+use crate::identity::Verifier;
+use crate::sync::renewal::SignedRenewal;
 use crate::sync::server::{Enrolled, Failed};
 
 /// How long a join token is good for.
@@ -42,6 +45,8 @@ pub struct JoinToken {
 #[derive(Debug)]
 pub struct Enrolment {
     authority: Authority,
+    /// Whose certificates it signed.
+    names: Verifier,
     engine: Engine,
     store: Arc<SqlStore>,
     clock: Arc<dyn Clock>,
@@ -62,9 +67,15 @@ fn hashed(secret: &str) -> String {
 }
 
 impl Enrolment {
-    /// With this authority.
-    pub fn new(authority: Authority, engine: Engine, store: Arc<SqlStore>, clock: Arc<dyn Clock>) -> Self {
-        Self { authority, engine, store, clock, strangers: Semaphore::new(STRANGERS_MAX) }
+    /// With this authority, and what verifies the certificates that it signed.
+    pub fn new(
+        authority: Authority,
+        names: Verifier,
+        engine: Engine,
+        store: Arc<SqlStore>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { authority, names, engine, store, clock, strangers: Semaphore::new(STRANGERS_MAX) }
     }
 
     /// Makes a token for a sidecar of that name, if `actor` may.
@@ -97,26 +108,72 @@ impl Enrolment {
         let taken = self.store.take_join_token(&hashed(secret), now).await;
         let taken = taken.map_err(|error| Failed::from(unavailable(&error)))?.ok_or_else(refused)?;
         let sidecar = Principal::parse(&taken).map_err(|_| refused())?;
-        self.sign(sidecar, csr, "sidecar.joined").await
+        self.sign(sidecar, csr, "sidecar.joined", None).await
     }
 
-    /// Signs for who shows a certificate of ours.
-    pub(super) async fn renew(&self, sidecar: Principal, csr: &[u8]) -> Result<Enrolled, Failed> {
+    /// Signs for who shows a certificate of ours, or whose renewal somebody passed on.
+    pub(super) async fn renew(
+        &self,
+        sidecar: Principal,
+        csr: &[u8],
+        through: Option<&Principal>,
+    ) -> Result<Enrolled, Failed> {
         if !self.engine.catalogue().is_sidecar(&sidecar) {
             // What was taken from it is not to be had again by asking for more time.
             let said = format!("no Backend names `{sidecar}` under `sidecars`: its certificate is not renewed");
             return Err(Failed::Forbidden(said));
         }
-        self.sign(sidecar, csr, "sidecar.renewed").await
+        self.sign(sidecar, csr, "sidecar.renewed", through).await
     }
 
-    async fn sign(&self, sidecar: Principal, csr: &[u8], event: &'static str) -> Result<Enrolled, Failed> {
+    /// Signs for whose certificate is in a signed renewal: of `by` who shows it to us too, or else passes it on.
+    pub(super) async fn renew_signed(&self, by: Principal, signed: &SignedRenewal) -> Result<Enrolled, Failed> {
+        let chain: Vec<_> = signed.certificates.iter().map(|der| CertificateDer::from(&**der)).collect();
+        let now = self.clock.now();
+        let verified = self.names.certificate(&chain, now);
+        let verified = verified.map_err(|error| {
+            Failed::Forbidden(format!("the certificate that is to be renewed is not good: {error}"))
+        })?;
+        let sidecar = verified.principal().clone();
+        if sidecar == by {
+            // Its connection proves more than a signature does, whatever its clock says.
+            return self.renew(sidecar, &signed.csr, None).await;
+        }
+        if !self.engine.catalogue().is_sidecar(&by) {
+            let said = format!("no Backend names `{by}` under `sidecars`: it may not pass on renewals");
+            return Err(Failed::Forbidden(said));
+        }
+        if !signed.is_recent(now.wall) {
+            let said = format!(
+                "the renewal was signed at {} and it is {}: it was kept for too long, or one of the two clocks is wrong",
+                signed.signed_at, now.wall
+            );
+            return Err(Failed::Forbidden(said));
+        }
+        let key = chain.first().and_then(|leaf| x509_parser::parse_x509_certificate(leaf).ok());
+        let key = key.map(|(_, leaf)| leaf.public_key().subject_public_key.data.to_vec()).unwrap_or_default();
+        if !signed.is_signed_by(&key) {
+            return Err(Failed::Forbidden("the renewal is not signed by the key of its certificate".to_owned()));
+        }
+        self.renew(sidecar, &signed.csr, Some(&by)).await
+    }
+
+    async fn sign(
+        &self,
+        sidecar: Principal,
+        csr: &[u8],
+        event: &'static str,
+        through: Option<&Principal>,
+    ) -> Result<Enrolled, Failed> {
         let signed = self.authority.sign(&sidecar, csr, self.clock.now().wall);
         let (certificates, serial) = signed.map_err(|error| match error {
             AuthorityError::Request(_) => Failed::Invalid(error.to_string()),
             AuthorityError::Ours(_) => Failed::from(unavailable(&error)),
         })?;
-        let detail = json!({"serial": serial});
+        let mut detail = json!({"serial": serial});
+        if let Some(through) = through {
+            detail["through"] = json!(through);
+        }
         self.engine.run(sidecar.clone(), Command::Enrol { sidecar, event, detail }).await?;
         Ok(Enrolled { certificates, roots: vec![self.authority.certificate()] })
     }

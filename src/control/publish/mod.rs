@@ -26,7 +26,7 @@ use crate::domain::principal::Principal;
 use crate::domain::time::Clock;
 use crate::identity::Verifier;
 use crate::sync::Work;
-use crate::sync::server::{Enrolled, Failed, Origin, Peer, Use};
+use crate::sync::server::{Applicant, Enrolled, Failed, Origin, Peer, Use};
 use crate::sync::stream::Said;
 use rustls::pki_types::CertificateDer;
 
@@ -82,13 +82,14 @@ impl Origin for Publisher {
         })
     }
 
-    fn enroll(&self, shown: Option<Principal>, csr: Bytes, token: String) -> Work<'_, Result<Enrolled, Failed>> {
+    fn enroll(&self, applicant: Applicant, csr: Bytes) -> Work<'_, Result<Enrolled, Failed>> {
         Box::pin(async move {
             let refused = || Failed::Forbidden("this control plane signs no certificates: ask who does".to_owned());
             let enrolment = self.enrolment.as_ref().ok_or_else(refused)?;
-            match shown {
-                Some(sidecar) => enrolment.renew(sidecar, &csr).await,
-                None => enrolment.join(&token, &csr).await,
+            match applicant {
+                Applicant::Joins(token) => enrolment.join(&token, &csr).await,
+                Applicant::Shows(sidecar) => enrolment.renew(sidecar, &csr, None).await,
+                Applicant::Signed(by, signed) => enrolment.renew_signed(by, &signed).await,
             }
         })
     }

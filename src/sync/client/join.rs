@@ -18,6 +18,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use tonic::Code;
 
+use super::super::renewal::SignedRenewal;
 use super::super::server::Enrolled;
 use super::connect::{self, Address, Upstreams};
 use super::fraction;
@@ -135,7 +136,7 @@ async fn ask(address: &Address, token: &JoinToken, csr: &Bytes) -> Result<Enroll
         false => unreachable(&error),
     })?;
     let join_token = token.whole.expose_secret().to_owned();
-    let asking = client.enroll(v1::EnrollRequest { csr: csr.clone(), join_token });
+    let asking = client.enroll(v1::EnrollRequest { csr: csr.clone(), join_token, renewal: None });
     let answer = tokio::time::timeout(ANSWER_WITHIN, asking).await;
     match answer.map_err(|_| unreachable(&"it did not answer in time"))? {
         Ok(reply) => {
@@ -152,17 +153,18 @@ async fn ask(address: &Address, token: &JoinToken, csr: &Bytes) -> Result<Enroll
 }
 
 impl Upstreams {
-    /// Has our own certificate renewed, for the key of a request, by the first server that does; a relay does not.
+    /// Has our own certificate renewed by the first server that does; a relay passes on what was signed.
     ///
     /// # Errors
     /// What each of them said.
-    pub async fn renew(&self, csr: Bytes) -> Result<Enrolled, String> {
+    pub async fn renew(&self, signed: &SignedRenewal) -> Result<Enrolled, String> {
         let mut said = Vec::new();
         for address in self.addresses() {
             // Over a connection of its own: one that is kept may have begun with an older certificate.
             let asking = async {
                 let mut client = self.connect(address).await?;
-                let asked = v1::EnrollRequest { csr: csr.clone(), join_token: String::new() };
+                let (csr, renewal) = (signed.csr.clone(), Some(signed.clone().into()));
+                let asked = v1::EnrollRequest { csr, join_token: String::new(), renewal };
                 let reply = client.enroll(asked).await;
                 reply.map_err(|status| format!("{:?}: {}", status.code(), status.message()))
             };
