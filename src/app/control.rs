@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::clock::SystemClock;
 use super::source::Beside;
-use super::{LOOK_EVERY, Running, build, publish, start_beside, stop_signal};
+use super::{LOOK_EVERY, Running, build, carry, publish, start_beside};
 use crate::config::{self, Config, ControlConfig, StoreAddress};
 use crate::control::api::{self, LocalToken, serve::CurrentTls};
 use crate::control::catalogue::LOCAL_ADMIN;
@@ -399,12 +399,9 @@ impl Up {
 /// # Errors
 /// When they cannot start, or the last records could not be written.
 pub fn run_up(config: Config, control: &ControlConfig) -> anyhow::Result<()> {
-    super::harden()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
-        let stop = stop_signal()?;
-        let up = start_up(config, control).await?;
-        stop.await;
+    carry(Some(2), async |stop| {
+        let Some(up) = stop.unless(start_up(config, control)).await? else { return Ok(()) };
+        stop.heard().await;
         tracing::info!("stopping");
         up.stop().await
     })
@@ -415,16 +412,14 @@ pub fn run_up(config: Config, control: &ControlConfig) -> anyhow::Result<()> {
 /// # Errors
 /// When it cannot start.
 pub fn run_control(config: &ControlConfig) -> anyhow::Result<()> {
-    super::harden()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let stop = stop_signal()?;
+    carry(None, async |stop| {
         let admin = TcpListener::bind(config.admin.address)
             .await
             .with_context(|| format!("admin.address {}", config.admin.address))?;
         let address = admin.local_addr()?;
         let metrics = Metrics::new();
-        let running = start_control_with(config, Arc::new(SystemClock::new()), &metrics, Vec::new()).await?;
+        let starting = start_control_with(config, Arc::new(SystemClock::new()), &metrics, Vec::new());
+        let Some(running) = stop.unless(starting).await? else { return Ok(()) };
         let readiness = Readiness::new();
         let parts = Admin {
             metrics,
@@ -435,7 +430,7 @@ pub fn run_control(config: &ControlConfig) -> anyhow::Result<()> {
         let serving = tokio::spawn(crate::telemetry::admin::serve(admin, parts, running.upkeep.clone()));
         readiness.set("serving", Ok(()));
         tracing::info!(%address, "admin listening");
-        stop.await;
+        stop.heard().await;
         tracing::info!("stopping");
         readiness.set("serving", Err("draining".to_owned()));
         running.stop().await;

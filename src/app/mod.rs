@@ -283,29 +283,66 @@ fn record_settings(config: &Config) -> record::Settings {
 /// # Errors
 /// When it cannot start, or the last records could not be written.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    harden()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(async {
-        // Before anything runs, so that a signal that comes early is a stop too.
-        let stop = stop_signal()?;
-        let running = start(config).await?;
-        stop.await;
+    carry(Some(2), async |stop| {
+        let Some(running) = stop.unless(start(config)).await? else { return Ok(()) };
+        stop.heard().await;
         tracing::info!("stopping");
         running.stop().await
     })
 }
 
-/// What ends when the process is told to stop, from now on.
-fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
+/// How long a name that is still looked up, or a file that is still read, is waited for at the end.
+const LEFTOVERS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Carries out a command that runs until the process is told to stop, with so many threads, or one for each core.
+fn carry(threads: Option<usize>, run: impl AsyncFnOnce(Stop) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    harden()?;
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    threads.map(|threads| builder.worker_threads(threads));
+    let runtime = builder.enable_all().build()?;
+    // Before anything runs, so that a signal that comes early is a stop too.
+    let ended = runtime.block_on(async { run(Stop::listen()?).await });
+    runtime.shutdown_timeout(LEFTOVERS_WITHIN);
+    ended
+}
+
+/// Whether the process was told to stop.
+struct Stop(CancellationToken);
+
+impl Stop {
+    /// From now on; signals end nothing by themselves any more.
+    fn listen() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let stop = CancellationToken::new();
+        let heard = stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            heard.cancel();
+        });
+        Ok(Self(stop))
+    }
+
+    /// Returns once it was.
+    async fn heard(&self) {
+        self.0.cancelled().await;
+    }
+
+    /// What `start` makes; nothing where the process is told to stop before that. What was begun is then dropped.
+    async fn unless<T>(&self, start: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<Option<T>> {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            biased;
+            () = self.heard() => {
+                tracing::info!("told to stop before the start was over");
+                Ok(None)
+            }
+            started = start => started.map(Some),
         }
-    })
+    }
 }
 
 /// No core file and no debugger of the same user may show the credentials in memory.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::clock::SystemClock;
 use super::publish::{Listening, serve_to};
 use super::source::{boot_id, upstreams};
-use super::{LOOK_EVERY, stop_signal};
+use super::{LOOK_EVERY, carry};
 use crate::config::{ControlSync, RelayConfig, SyncSigner};
 use crate::domain::id::{BackendName, GrantId};
 use crate::domain::principal::Principal;
@@ -220,15 +220,12 @@ impl RunningRelay {
 /// # Errors
 /// When it cannot start.
 pub fn run_relay(config: &RelayConfig) -> anyhow::Result<()> {
-    super::harden()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let stop = stop_signal()?;
+    carry(None, async |stop| {
         let admin = TcpListener::bind(config.admin.address)
             .await
             .with_context(|| format!("admin.address {}", config.admin.address))?;
         let address = admin.local_addr()?;
-        let running = start_relay(config).await?;
+        let Some(running) = stop.unless(start_relay(config)).await? else { return Ok(()) };
         let (metrics, readiness) = (Metrics::new(), Readiness::new());
         super::gauges::register_source(&metrics, &running.following.status)?;
         let reports = Arc::new(std::collections::BTreeMap::new());
@@ -239,7 +236,7 @@ pub fn run_relay(config: &RelayConfig) -> anyhow::Result<()> {
         let follow = follow_readiness(&readiness, &running);
         tokio::select! {
             biased;
-            () = stop => {}
+            () = stop.heard() => {}
             () = follow => {}
         }
         tracing::info!("stopping");

@@ -281,7 +281,7 @@ async fn stay_up(demo: &Demo, out: Out<'_>) -> anyhow::Result<()> {
     writeln!(out, "  curl -s http://{admin}/metrics | grep leasehold_calls_total")?;
     writeln!(out, "  tail -n 3 {folder}/audit/*.jsonl\n\nCtrl-C ends it.")?;
     out.flush()?;
-    super::stop_signal()?.await;
+    super::Stop::listen()?.heard().await;
     Ok(())
 }
 
