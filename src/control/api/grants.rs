@@ -93,7 +93,7 @@ async fn list(
         limit: size,
     };
     let sees_all = caller.administers("admin:read", now) && wanted.relation.is_none();
-    let keep = |row: &GrantRow| (sees_all || caller.holds(row)) && wanted.selects(row);
+    let keep = |row: &GrantRow| (sees_all || caller.holds(&row.grant)) && wanted.selects(row);
     let mut rows = api.store.view().await?;
     let (found, next) = scan(&mut rows, query, size, keep).await?;
     let ids: Vec<GrantId> = found.iter().map(|row| row.grant.id.clone()).collect();
@@ -151,7 +151,7 @@ impl Api {
         caller.known()?;
         let mut rows = self.store.view().await?;
         let row = rows.grant(id).await?.ok_or_else(nothing_there)?;
-        if caller.holds(&row) || caller.administers("admin:read", self.now()) {
+        if caller.holds(&row.grant) || caller.administers("admin:read", self.now()) {
             return Ok(row);
         }
         let request = rows.request(&row.request).await?;

@@ -27,6 +27,7 @@ mod sidecars;
 mod sight;
 mod view;
 mod watch;
+mod watchers;
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -38,7 +39,6 @@ use axum::middleware::from_fn_with_state;
 use http::StatusCode;
 use prometheus::Registry;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 use uuid::{ContextV7, Uuid};
@@ -48,6 +48,7 @@ pub use openapi::document;
 
 use caller::Limits;
 use problem::Problem;
+use watchers::Watchers;
 
 use super::engine::Engine;
 use super::publish::{Enrolment, Reports};
@@ -107,7 +108,7 @@ struct Api {
     ids: std::sync::Mutex<ContextV7>,
     reports: Arc<Reports>,
     enrolment: Option<Arc<Enrolment>>,
-    watchers: Arc<Semaphore>,
+    watchers: Watchers,
     stop: CancellationToken,
 }
 
@@ -140,7 +141,7 @@ pub fn router(parts: Parts) -> prometheus::Result<Router> {
         ids: std::sync::Mutex::new(ContextV7::new()),
         reports: parts.reports,
         enrolment: parts.enrolment,
-        watchers: Arc::new(Semaphore::new(watch::WATCHERS_MAX)),
+        watchers: Watchers::new(),
         stop: parts.stop,
     });
     let (router, _) = openapi::routes().split_for_parts();

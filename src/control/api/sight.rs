@@ -10,8 +10,9 @@ use super::caller::Caller;
 use super::problem::Problem;
 use crate::control::catalogue::LOCAL_ADMIN;
 use crate::control::command::{Command, Reply};
-use crate::control::store::{GrantRow, RequestRow};
+use crate::control::store::RequestRow;
 use crate::domain::elevation::{Elevation, Event};
+use crate::domain::grant::Grant;
 use crate::domain::id::GrantId;
 use crate::domain::principal::Principal;
 use crate::domain::time::Timestamp;
@@ -83,8 +84,8 @@ impl Caller {
     }
 
     /// Whether the caller holds the grant or answers for who does.
-    pub(super) fn holds(&self, row: &GrantRow) -> bool {
-        self.principal == row.grant.principal || self.answers_for(&row.grant.principal)
+    pub(super) fn holds(&self, grant: &Grant) -> bool {
+        self.principal == grant.principal || self.answers_for(&grant.principal)
     }
 }
 

@@ -13,7 +13,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
@@ -24,6 +24,7 @@ use super::caller::Caller;
 use super::input::Params;
 use super::overlay::LockView;
 use super::problem::{Problem, ProblemView};
+use super::watchers::Place;
 use crate::control::store::{Change, Changes, Rows, Store};
 use crate::domain::grant::Grant;
 use crate::domain::id::Revision;
@@ -31,9 +32,6 @@ use crate::domain::id::Revision;
 pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::new().routes(routes!(watch))
 }
-
-/// Most who watch at a time.
-pub(super) const WATCHERS_MAX: usize = 64;
 
 /// How often a quiet stream says how far it is.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(5);
@@ -151,18 +149,22 @@ impl Line {
 }
 
 #[utoipa::path(get, path = "/v1/watch", tag = "operations", operation_id = "watch", summary = "Watch what changes",
-    description = "A JSON object a line, without end: changes of grants and locks in the order of revisions, and a \
-        `bookmark` every 5 s. After an hour, or when the control plane stops, it ends; begin again after the last revision.",
+    description = "A JSON object a line, without end: changes in the order of revisions, and a `bookmark` every 5 s. Whom an \
+        admin policy lets `admin:read` sees all of them; anybody else the grants that they hold or answer for, and neither \
+        locks nor that documents changed. It ends after an hour, when the control plane stops, and when the caller may not see \
+        it any more; begin again after the last revision.",
     params(Since),
     responses(
         (status = 200, description = "The changes, one a line", body = Line, content_type = "application/x-ndjson"),
         (status = "4XX", description = "Refused; 410 where the changes are kept no more: list, then watch from now", body = ProblemView, content_type = "application/problem+json")))]
 async fn watch(State(api): State<Arc<Api>>, caller: Caller, Params(since): Params<Since>) -> Result<Response, Problem> {
-    caller.must_administer("admin:read", api.now())?;
-    let slot = Arc::clone(&api.watchers).try_acquire_owned().map_err(|_| {
-        let detail = format!("{WATCHERS_MAX} watch already: try again later, or another control plane");
-        Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_watchers", detail)
-    })?;
+    let sees_all = caller.administers("admin:read", api.now());
+    let place = if sees_all {
+        api.watchers.of_all()?
+    } else {
+        caller.known()?;
+        api.watchers.of(&caller.principal)?
+    };
     let head = api.store.view().await?.head().await?.revision;
     let after = since.since.map_or(head, Revision);
     if after > head {
@@ -171,7 +173,7 @@ async fn watch(State(api): State<Arc<Api>>, caller: Caller, Params(since): Param
     // What cannot be gone on from is told before anything else is.
     let first = api.read(after).await?;
     let (lines, receiver) = mpsc::channel(16);
-    let watcher = Watcher { api, caller, lines, after, _slot: slot };
+    let watcher = Watcher { api, caller, sees_all, lines, after, _place: place };
     tokio::spawn(watcher.run(first));
     let mut response = Response::new(Body::from_stream(Lines(receiver)));
     let headers = response.headers_mut();
@@ -195,9 +197,11 @@ impl Api {
 struct Watcher {
     api: Arc<Api>,
     caller: Caller,
+    /// Whether that is everything, or what is the caller's.
+    sees_all: bool,
     lines: mpsc::Sender<Result<Bytes, Infallible>>,
     after: Revision,
-    _slot: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Watcher {
@@ -208,13 +212,7 @@ impl Watcher {
         while Instant::now() < over && !self.api.stop.is_cancelled() {
             moved.mark_unchanged();
             while !changes.is_empty() {
-                for (revision, change) in changes {
-                    self.after = revision;
-                    if self.lines.send(Ok(Line::of(revision.0, change).bytes())).await.is_err() {
-                        return;
-                    }
-                }
-                let Ok(next) = self.api.read(self.after).await else { return };
+                let Some(next) = self.say(changes).await else { return };
                 changes = next;
             }
             tokio::select! {
@@ -234,11 +232,45 @@ impl Watcher {
         }
     }
 
-    /// Whether the caller may still see all of it, by the documents of now.
+    /// Says what of these changes is the caller's to see, and reads the next; nothing where that is over.
+    async fn say(&mut self, changes: Vec<(Revision, Change)>) -> Option<Vec<(Revision, Change)>> {
+        if !self.still_may() {
+            return None;
+        }
+        let last = changes.last().map_or(self.after, |(revision, _)| *revision);
+        // All of them first: a reader who is slow is not to hold a view of the store.
+        for (revision, change) in self.seen(changes).await.ok()? {
+            self.lines.send(Ok(Line::of(revision.0, change).bytes())).await.ok()?;
+        }
+        self.after = last;
+        self.api.read(last).await.ok()
+    }
+
+    /// What of it is the caller's to see.
+    async fn seen(&self, changes: Vec<(Revision, Change)>) -> Result<Vec<(Revision, Change)>, Problem> {
+        if self.sees_all {
+            return Ok(changes);
+        }
+        let mut rows = self.api.store.view().await?;
+        let mut seen = Vec::new();
+        for (revision, change) in changes {
+            let is_theirs = match &change {
+                Change::Grant(grant) => self.caller.holds(grant),
+                Change::End { id, .. } => rows.grant(id).await?.is_some_and(|row| self.caller.holds(&row.grant)),
+                Change::Lock(_) | Change::Unlock { .. } | Change::Declared => false,
+            };
+            if is_theirs {
+                seen.push((revision, change));
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Whether the caller may still see it, by the documents of now.
     fn still_may(&mut self) -> bool {
         self.caller.catalogue = self.api.engine.catalogue();
         self.caller.known = self.caller.catalogue.know(&self.caller.principal);
-        self.caller.administers("admin:read", self.api.now())
+        if self.sees_all { self.caller.administers("admin:read", self.api.now()) } else { self.caller.known().is_ok() }
     }
 }
 
