@@ -18,7 +18,7 @@ use leasehold::domain::resource::{Resource, ResourcePattern};
 use leasehold::domain::time::{Clock, Timestamp, Window};
 use leasehold::domain::view::{Snapshot, StatedGrant};
 use leasehold::guardrail::{Actor, Backends, Call, GuardrailBundle, GuardrailDocument, Guardrails, Mode as Counts};
-use leasehold::sidecar::decide::{BackendRules, Decider, Mode, Question};
+use leasehold::sidecar::decide::{Arguments, BackendRules, Decider, Mode, Question};
 use leasehold::sidecar::resolve::ActionSpec;
 
 /// What the program is built with.
@@ -181,6 +181,7 @@ fn measure(grants: usize, with_writer: bool, guarded: &GuardrailBundle) -> Row {
             backend: &rules,
             action: Some(&action),
             resource: &resource,
+            arguments: &Arguments::Unread,
         };
         let began = Instant::now();
         let permit = decider.decide(&worker, question);

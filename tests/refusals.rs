@@ -199,6 +199,7 @@ fn not_granted() -> Vec<(Reason, Answer)> {
         (Reason::Released, with("state: released")),
         (Reason::Revoked, with("state: revoked")),
         (Reason::OutOfScope, world.call("POST", "/admin")),
+        (Reason::ArgumentsDiffer, with(OTHER_CALL)),
         (Reason::Lock, locked),
         (Reason::StaleSource, stale),
     ]
@@ -275,6 +276,9 @@ fn every_reason_is_met_and_says_what_to_do_next() {
     insta::assert_snapshot!("refusals", table);
 }
 
+/// What binds a grant to `GET /allowed/a` with the type `none`.
+const OTHER_CALL: &str = "arguments: 'sha256:0a7697aa589f78c2d5bd52f6ab11392ee9535024aae893c50aa2e57b29c72787'";
+
 /// Who asks, with the grants that each holds.
 const HOLDERS: &[(&str, &str)] = &[
     ("nobody", ""),
@@ -286,6 +290,11 @@ const HOLDERS: &[(&str, &str)] = &[
     ("ended", "actions: ['*'], resources: ['**'], state: revoked"),
     ("later", "actions: ['*'], resources: ['**'], not_before: '2090-01-01T00:00:00Z'"),
     ("locked", "actions: ['*'], resources: ['**']"),
+    // The digest is that of `GET /allowed/a`.
+    (
+        "one-call",
+        "actions: ['*'], resources: ['allowed/**'], arguments: 'sha256:141a71a90b0ca10987fc7397d11a452aa511beba3ba1b01755932db87534ef6c'",
+    ),
 ];
 
 /// What is asked.

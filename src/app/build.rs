@@ -111,6 +111,7 @@ fn backend(
         response: common.response.clone(),
         body: BodyLimits {
             bytes_max: limits.body_bytes,
+            arguments_max: limits.arguments_bytes.min(usize::try_from(limits.body_bytes).unwrap_or(usize::MAX)),
             pause_max: limits.body_timeout,
             rate_min: limits.body_rate_min,
             answer_within: backend.timeouts.first_byte,

@@ -3,6 +3,7 @@
 //! Traffic runs on threads of its own, one runtime each. Everything else — the admin listener, the grants, keys, files,
 //! records — runs on the runtime that called [`start`], so that none of it delays a call.
 
+pub mod arguments;
 pub mod audit;
 mod authority;
 mod build;

@@ -15,7 +15,8 @@ use super::{LOOK_EVERY, Parts};
 use crate::domain::grant::GrantState;
 use crate::domain::principal::Principal;
 use crate::domain::time::{Timestamp, Window};
-use crate::sidecar::decide::{Basis, Question};
+use crate::sidecar::decide::{Arguments, Basis, Denial, Question};
+use crate::sidecar::inflow;
 use crate::sidecar::plane::Backend;
 use crate::sidecar::reason::Reason;
 use crate::sidecar::resolve::{Match, Resolved};
@@ -123,6 +124,7 @@ fn grants(parts: &Parts) -> Value {
                 "backend": entry.backend().as_str(),
                 "actions": entry.scope().actions().iter().map(|a| a.as_str()).collect::<Vec<_>>(),
                 "resources": entry.scope().resources().iter().map(|r| r.as_str()).collect::<Vec<_>>(),
+                "arguments": entry.scope().arguments(),
                 "not_before": window.not_before.to_string(),
                 "expires_at": window.expires_at.to_string(),
                 "uses_max": uses_max,
@@ -213,6 +215,7 @@ fn explain_call(
         backend: &backend.rules,
         action: Some(&action),
         resource: &resource,
+        arguments: &Arguments::Unread,
     };
     let mut value = json!({
         "backend": name,
@@ -221,7 +224,25 @@ fn explain_call(
         "class": action.class.as_str(),
         "resource": resource.to_string(),
     });
-    match parts.decider.foresee(&question) {
+    let mut foreseen = parts.decider.foresee(&question);
+    if foreseen.as_ref().is_err_and(Denial::is_open) {
+        let digest = inflow::digest(&canonical, body);
+        let arguments = match inflow::is_whole(&canonical) {
+            true if body.len() <= backend.body.arguments_max => Arguments::Known(digest),
+            true => Arguments::Hidden(Reason::BodyTooLarge),
+            false => Arguments::Hidden(Reason::BodyUnreadable),
+        };
+        foreseen = parts.decider.foresee(&Question { arguments: &arguments, ..question });
+        value["depends_on"] = "arguments".into();
+        value["arguments"] = json!(digest);
+    }
+    tell(&mut value, foreseen);
+    value
+}
+
+/// What was foreseen, in the words of an answer.
+fn tell(value: &mut Value, foreseen: Result<Basis, Denial>) {
+    match foreseen {
         Ok(Basis::Grant(entry)) => {
             value["decision"] = "permit".into();
             value["reason"] = Reason::Granted.as_str().into();
@@ -246,5 +267,4 @@ fn explain_call(
             }
         }
     }
-    value
 }

@@ -83,7 +83,11 @@ fn walk(value: &Value, path: String, rows: &mut Vec<Vec<String>>) {
 fn table(grants: &[Value]) -> String {
     let mut rows = vec![COLUMNS.iter().map(|(heading, _)| (*heading).to_owned()).collect()];
     for grant in grants {
-        rows.push(COLUMNS.iter().map(|(_, keys)| cell(keys.iter().find_map(|key| grant.get(key)))).collect());
+        let bound = grant.get("arguments").is_some_and(|digest| !digest.is_null());
+        let more = |heading: &str| if bound && heading == "RESOURCES" { " (one call)" } else { "" };
+        let column =
+            COLUMNS.iter().map(|(heading, keys)| cell(keys.iter().find_map(|key| grant.get(key))) + more(heading));
+        rows.push(column.collect());
     }
     print::table(&rows)
 }

@@ -355,6 +355,7 @@ sections! {
         target_bytes: Text,
         streams: Count,
         body_bytes: Text,
+        arguments_bytes: Text,
     }
 
     /// Whose proofs are accepted.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::arguments::ArgumentDigest;
 use super::id::{ActionName, NameError};
 use super::resource::{Resource, ResourcePattern, segment_matches};
 
@@ -76,18 +77,29 @@ impl fmt::Display for ActionPattern {
     }
 }
 
-/// Which actions on which resources: any of the actions on any of the resources.
+/// Which actions on which resources: any of the actions on any of the resources, and where it is bound to arguments, the
+/// one call that has these.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scope {
     actions: Box<[ActionPattern]>,
     resources: Box<[ResourcePattern]>,
+    /// Few scopes have it, and what reads a scope without knowing of it must not read a wider one: an unknown field of a
+    /// scope is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    arguments: Option<Box<ArgumentDigest>>,
 }
 
 impl Scope {
     /// A scope of these actions on these resources; an empty list covers nothing.
     pub fn new(actions: Vec<ActionPattern>, resources: Vec<ResourcePattern>) -> Self {
-        Self { actions: actions.into(), resources: resources.into() }
+        Self { actions: actions.into(), resources: resources.into(), arguments: None }
+    }
+
+    /// The same, bound to the one call of that digest; without one as it was.
+    #[must_use]
+    pub fn bound_to(self, arguments: Option<ArgumentDigest>) -> Self {
+        Self { arguments: arguments.map(Box::new).or(self.arguments), ..self }
     }
 
     /// The actions.
@@ -100,7 +112,13 @@ impl Scope {
         &self.resources
     }
 
-    /// Whether this action on everything that `resource` reaches is inside this scope.
+    /// The only call that it is about, where it is bound to one.
+    pub fn arguments(&self) -> Option<&ArgumentDigest> {
+        self.arguments.as_deref()
+    }
+
+    /// Whether this action on everything that `resource` reaches is inside this scope, for some arguments: whoever lets a
+    /// call through asks [`Scope::arguments`] too.
     pub fn covers(&self, action: &ActionName, resource: &Resource) -> bool {
         self.actions.iter().any(|a| a.covers(action)) && self.resources.iter().any(|r| r.covers(resource))
     }
@@ -109,6 +127,7 @@ impl Scope {
     pub fn is_within(&self, other: &Self) -> bool {
         self.actions.iter().all(|a| other.actions.iter().any(|o| a.is_within(o)))
             && self.resources.iter().all(|r| other.resources.iter().any(|o| r.is_within(o)))
+            && (other.arguments.is_none() || self.arguments == other.arguments)
     }
 }
 
@@ -161,6 +180,30 @@ mod tests {
         assert!(scope(&["queue.delete"], &["vhosts/prod/queues/orders"]).is_within(&wide));
         assert!(!wide.is_within(&scope(&["queue.delete"], &["vhosts/prod/**"])));
         assert!(!scope(&["*"], &["vhosts/prod/x"]).is_within(&wide));
+    }
+
+    #[test]
+    fn a_scope_bound_to_arguments_is_within_one_that_is_not_and_never_the_other_way() {
+        let digest = |byte| Some(ArgumentDigest::from_bytes([byte; 32]));
+        let free = scope(&["queue.*"], &["vhosts/prod/**"]);
+        let (bound, other) = (free.clone().bound_to(digest(1)), free.clone().bound_to(digest(2)));
+        assert!(bound.is_within(&free) && bound.is_within(&bound));
+        assert!(!free.is_within(&bound) && !other.is_within(&bound));
+        assert_eq!(bound.clone().bound_to(None), bound);
+    }
+
+    #[test]
+    fn a_scope_reads_back_and_one_with_something_unknown_in_it_is_none() {
+        let free = scope(&["queue.*"], &["vhosts/prod/**"]);
+        let bound = free.clone().bound_to(Some(ArgumentDigest::from_bytes([7; 32])));
+        for scope in [&free, &bound] {
+            let text = serde_json::to_string(scope).expect("JSON");
+            assert_eq!(text.contains("arguments"), scope.arguments().is_some());
+            assert_eq!(serde_json::from_str::<Scope>(&text).as_ref().ok(), Some(scope));
+            assert!(
+                serde_json::from_str::<Scope>(&text.replace("\"resources\"", "\"unknown\":1,\"resources\"")).is_err()
+            );
+        }
     }
 
     proptest! {

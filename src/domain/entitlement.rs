@@ -104,7 +104,7 @@ pub struct Narrower {
     pub expires_at: Option<Timestamp>,
     /// Fewer calls.
     pub uses_max: Option<u32>,
-    /// A smaller scope.
+    /// A smaller scope, with all that stays of it; it may be bound to arguments that the grant was not bound to.
     pub scope: Option<Scope>,
 }
 
@@ -120,6 +120,9 @@ pub enum WouldWiden {
     /// The scope would reach further.
     #[error("the scope can only become smaller: it reaches something that the grant does not")]
     Scope,
+    /// It would be bound to other arguments, or to none.
+    #[error("a grant that is bound to the arguments of a call stays bound to them")]
+    Arguments,
     /// Nothing was asked.
     #[error("nothing to narrow: give an earlier end, fewer uses or a smaller scope")]
     Nothing,
@@ -147,6 +150,9 @@ pub fn reduce(grant: &Grant, to: Narrower) -> Result<Grant, WouldWiden> {
         narrowed.uses_max = Some(uses);
     }
     if let Some(scope) = to.scope {
+        if grant.scope.arguments().is_some() && scope.arguments() != grant.scope.arguments() {
+            return Err(WouldWiden::Arguments);
+        }
         if scope.actions().is_empty() || scope.resources().is_empty() || !scope.is_within(&grant.scope) {
             return Err(WouldWiden::Scope);
         }
@@ -159,6 +165,7 @@ pub fn reduce(grant: &Grant, to: Narrower) -> Result<Grant, WouldWiden> {
 mod tests {
     use super::*;
     use crate::domain::action::ActionPattern;
+    use crate::domain::arguments::ArgumentDigest;
     use crate::domain::id::{ActionName, GrantId};
     use crate::domain::principal::Principal;
     use crate::domain::resource::{Resource, ResourcePattern};
@@ -210,18 +217,23 @@ mod tests {
         fn what_is_narrowed_covers_no_more(
             end in prop::option::of(0i64..200), uses in prop::option::of(0u32..9), action in prop::option::of("[q*.]{1,4}"),
             resource in "[a*]{1,2}(/[b*]{1,2})?(/\\*\\*)?", asked in "a(/[ab]{1,2}){0,2}",
+            held in prop::option::of(0u8..2), arguments in prop::option::of(0u8..2),
         ) {
+            let digest = |byte: Option<u8>| byte.map(|byte| ArgumentDigest::from_bytes([byte; 32]));
+            let grant = Grant { scope: Scope::clone(&grant().scope).bound_to(digest(held)).into(), ..grant() };
             let smaller = action.and_then(|a| {
-                Some(Scope::new(vec![ActionPattern::new(&a).ok()?], vec![ResourcePattern::new(&resource).ok()?]))
+                let scope = Scope::new(vec![ActionPattern::new(&a).ok()?], vec![ResourcePattern::new(&resource).ok()?]);
+                Some(scope.bound_to(digest(arguments)))
             });
             let to = Narrower { expires_at: end.map(Timestamp::from_seconds), uses_max: uses, scope: smaller };
-            if let Ok(narrowed) = reduce(&grant(), to) {
-                prop_assert!(narrowed.window.expires_at <= grant().window.expires_at);
-                prop_assert_eq!(narrowed.window.not_before, grant().window.not_before);
-                prop_assert!(narrowed.uses_max <= grant().uses_max && narrowed.uses_max != Some(0));
+            if let Ok(narrowed) = reduce(&grant, to) {
+                prop_assert!(held.is_none() || narrowed.scope.arguments() == grant.scope.arguments());
+                prop_assert!(narrowed.window.expires_at <= grant.window.expires_at);
+                prop_assert_eq!(narrowed.window.not_before, grant.window.not_before);
+                prop_assert!(narrowed.uses_max <= grant.uses_max && narrowed.uses_max != Some(0));
                 let action = ActionName::new("q.delete").unwrap();
                 let resource = Resource::exact(asked.as_str());
-                prop_assert!(!narrowed.scope.covers(&action, &resource) || grant().scope.covers(&action, &resource));
+                prop_assert!(!narrowed.scope.covers(&action, &resource) || grant.scope.covers(&action, &resource));
             }
         }
     }
@@ -240,5 +252,17 @@ mod tests {
         for (to, expected) in cases {
             assert_eq!(reduce(&grant(), to.clone()), Err(expected), "{to:?}");
         }
+    }
+
+    #[test]
+    fn arguments_can_be_added_and_then_stay() {
+        let bound = |byte: u8| Some(scope("q.x", "a/b").bound_to(Some(ArgumentDigest::from_bytes([byte; 32]))));
+        let narrower = |scope| Narrower { scope, ..Narrower::default() };
+        let once = reduce(&grant(), narrower(bound(1))).unwrap();
+        assert_eq!(once.scope.arguments(), Some(&ArgumentDigest::from_bytes([1; 32])));
+        assert_eq!(reduce(&once, narrower(bound(2))), Err(WouldWiden::Arguments));
+        assert_eq!(reduce(&once, narrower(Some(scope("q.x", "a/b")))), Err(WouldWiden::Arguments));
+        let again = reduce(&once, Narrower { uses_max: Some(1), scope: bound(1), ..Narrower::default() }).unwrap();
+        assert_eq!(again.scope, once.scope);
     }
 }

@@ -1,6 +1,6 @@
 //! What things are.
 //!
-//! The words of the product as types: who asks ([`principal`]), what is asked ([`action`]), what is permitted and until
+//! The words of the product as types: who asks ([`principal`]), what is asked ([`action`], [`arguments`]), what is permitted and until
 //! when ([`grant`], [`time`]), what overrides it ([`lock`]), what may be asked for and how asking ends ([`entitlement`],
 //! [`elevation`]), and why ([`task`]). Everything here is pure: values in, values out.
 //!
@@ -32,6 +32,7 @@ pub mod json;
 pub mod time;
 
 pub mod action;
+pub mod arguments;
 pub mod principal;
 pub mod resource;
 

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Response};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tracing::Instrument;
@@ -20,7 +19,7 @@ use crate::sidecar::canonical::{BodyLength, Canonical};
 use crate::sidecar::consume::Counting;
 use crate::sidecar::credential::Lease;
 use crate::sidecar::decide::live::Watcher;
-use crate::sidecar::decide::{self, Decider, Denial, Permit, Question};
+use crate::sidecar::decide::{self, Arguments, Decider, Denial, Mode, Permit, Question};
 use crate::sidecar::forward::body::{BodyProgress, UpstreamBody};
 use crate::sidecar::forward::pool::Pool;
 use crate::sidecar::forward::response::{
@@ -29,6 +28,7 @@ use crate::sidecar::forward::response::{
 use crate::sidecar::forward::tunnel;
 use crate::sidecar::forward::upstream::Answer;
 use crate::sidecar::identify::identify;
+use crate::sidecar::inflow::{self, Inflow};
 use crate::sidecar::inject::{Passage, inject};
 use crate::sidecar::plane::{Backend, Offer, Plane};
 use crate::sidecar::reason::Reason;
@@ -101,15 +101,8 @@ struct Known {
     action: Option<Arc<ActionSpec>>,
     resource: Resource,
     body: Inflow,
+    arguments: Arguments,
     upgrade: Option<OnUpgrade>,
-}
-
-/// The body of a request on its way in.
-enum Inflow {
-    /// Still to come.
-    Unread(Incoming),
-    /// Read, because the action depends on it.
-    Read(Bytes),
 }
 
 /// Handles one call. Always answers; dropping the future ends the call and writes its record.
@@ -200,17 +193,17 @@ async fn carry(
     record.canonical(backend.index, canonical.path_and_query(), canonical.headers());
     told.backend = Some(Arc::clone(&backend));
 
-    let known = resolve(backend, canonical, body, upgrade).await?;
+    let mut known = resolve(backend, canonical, body, upgrade).await?;
     told.action = known.action.clone();
     if let Some(action) = &known.action {
         record.resolved(action.index, &known.resource);
         told.resource = Some(known.resource.clone());
     }
 
-    let mut permit = decide(shared, &verified, &known)?;
+    let mut permit = decide(shared, &verified, &mut known).await?;
     record.permitted(&permit);
     if !shared.counting.is_done(&permit) {
-        permit = Box::pin(consume(shared, &verified, &known, permit, record)).await?;
+        permit = Box::pin(consume(shared, &verified, &mut known, permit, record)).await?;
     }
 
     let lease = obtain(plane, &permit).await?;
@@ -248,13 +241,10 @@ async fn resolve(
         Match::Action(resolved) => Some(resolved),
         Match::Unmapped => None,
         Match::NeedsBody(rules) => {
-            let Inflow::Unread(body) = inflow else { return Err(Refusal::of(Reason::Internal)) };
-            let bytes = read_body(body, rules.bytes_max(), &backend).await?;
-            let resolved = rules
+            let bytes = read_body(&mut inflow, rules.bytes_max(), &backend).await?;
+            rules
                 .resolve(&canonical, &bytes)
-                .map_err(|refused| Refusal::detailed(refused.as_reason(), refused.reason()))?;
-            inflow = Inflow::Read(bytes);
-            resolved
+                .map_err(|refused| Refusal::detailed(refused.as_reason(), refused.reason()))?
         }
     };
     let asks_upgrade = canonical.upgrade().is_some();
@@ -264,26 +254,29 @@ async fn resolve(
         _ => (None, Resource::exact("unmapped")),
     };
     let upgrade = upgrade.filter(|_| asks_upgrade);
-    Ok(Known { backend, canonical, action, resource, body: inflow, upgrade })
+    Ok(Known { backend, canonical, action, resource, body: inflow, arguments: Arguments::Unread, upgrade })
 }
 
-/// Reads a body that the action depends on: all of it, within the limit and in time, or not at all.
-async fn read_body(mut body: Incoming, bytes_max: usize, backend: &Backend) -> Result<Bytes, Refusal> {
-    let refuse = |reason| Refusal { close: true, ..Refusal::of(reason) };
-    let mut all = BytesMut::new();
-    let reading = async {
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| refuse(Reason::Malformed))?;
-            let Ok(piece) = frame.into_data() else { continue };
-            if all.len() + piece.len() > bytes_max {
-                return Err(refuse(Reason::BodyTooLarge));
-            }
-            all.extend_from_slice(&piece);
-        }
-        Ok(())
-    };
-    tokio::time::timeout(backend.body.pause_max, reading).await.map_err(|_| refuse(Reason::BodyTimeout))??;
-    Ok(all.freeze())
+/// Reads a body that something is decided by.
+async fn read_body(body: &mut Inflow, bytes_max: usize, backend: &Backend) -> Result<Bytes, Refusal> {
+    let read = body.read(bytes_max, backend.body.pause_max).await;
+    read.map_err(|reason| Refusal { close: true, ..Refusal::of(reason) })
+}
+
+/// The arguments of a call: its body is read whole for them.
+async fn arguments(known: &mut Known) -> Result<Arguments, Refusal> {
+    let Known { backend, canonical, body, .. } = known;
+    let bytes_max = backend.body.arguments_max;
+    // Where denials are not carried out, a body is not begun that could not be passed on then.
+    let surely = backend.rules.mode == Mode::Observe;
+    if !inflow::is_whole(canonical) {
+        return Ok(Arguments::Hidden(Reason::BodyUnreadable));
+    }
+    if !body.fits(canonical.body(), bytes_max, surely) {
+        return Ok(Arguments::Hidden(Reason::BodyTooLarge));
+    }
+    let bytes = read_body(body, bytes_max, backend).await?;
+    Ok(Arguments::Known(inflow::digest(canonical, &bytes)))
 }
 
 fn question<'q>(verified: &'q Verified, known: &'q Known) -> Question<'q> {
@@ -294,6 +287,7 @@ fn question<'q>(verified: &'q Verified, known: &'q Known) -> Question<'q> {
         backend: &known.backend.rules,
         action: known.action.as_ref(),
         resource: &known.resource,
+        arguments: &known.arguments,
     }
 }
 
@@ -301,7 +295,13 @@ fn denied(denial: Denial) -> Refusal {
     Refusal { denial: Some(denial.clone()), ..Refusal::of(denial.reason) }
 }
 
-fn decide(shared: &Shared, verified: &Verified, known: &Known) -> Result<Permit, Refusal> {
+/// Decides; where that depends on the arguments of the call, once they are known.
+async fn decide(shared: &Shared, verified: &Verified, known: &mut Known) -> Result<Permit, Refusal> {
+    match shared.decider.decide(&shared.running, question(verified, known)) {
+        Err(denial) if denial.is_open() => {}
+        decided => return decided.map_err(denied),
+    }
+    known.arguments = Box::pin(arguments(known)).await?;
     shared.decider.decide(&shared.running, question(verified, known)).map_err(denied)
 }
 
@@ -313,7 +313,7 @@ const COUNTED_TRIES: usize = 8;
 async fn consume(
     shared: &Shared,
     verified: &Verified,
-    known: &Known,
+    known: &mut Known,
     mut permit: Permit,
     record: &mut CallRecord,
 ) -> Result<Permit, Refusal> {
@@ -324,7 +324,7 @@ async fn consume(
             Err(Reason::UseUnconfirmed) => break,
             Err(_) => {}
         }
-        permit = decide(shared, verified, known)?;
+        permit = decide(shared, verified, known).await?;
         record.permitted(&permit);
         if shared.counting.is_done(&permit) {
             return Ok(permit);
@@ -374,6 +374,7 @@ async fn send(
             record.received(bytes.len() as u64);
             (UpstreamBody::Whole(Some(bytes)), None)
         }
+        (Inflow::Lost, _) => return Err(Refusal::of(Reason::Internal)),
         (Inflow::Unread(_), BodyLength::None) => (UpstreamBody::Empty, None),
         (Inflow::Unread(incoming), _) => {
             let progress = Arc::new(BodyProgress::default());

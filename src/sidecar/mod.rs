@@ -6,6 +6,8 @@ pub mod identify;
 
 pub mod canonical;
 
+pub mod inflow;
+
 pub mod resolve;
 
 pub mod decide;

@@ -81,7 +81,7 @@ reasons! {
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE;
     /// The body came too slowly, or not at all.
     BodyTimeout = "body_timeout", REQUEST_TIMEOUT;
-    /// The body must be read to know the action, and its encoding or type forbids that.
+    /// The body must be read to decide, and its encoding, its type or the kind of the call forbids that.
     BodyUnreadable = "body_unreadable", UNSUPPORTED_MEDIA_TYPE;
 
     /// No identity, or none that could be verified.
@@ -105,6 +105,8 @@ reasons! {
     Revoked = "revoked", FORBIDDEN;
     /// The principal has live grants on this backend, and none covers this call.
     OutOfScope = "out_of_scope", FORBIDDEN;
+    /// The grant that covers the call is bound to one with other arguments.
+    ArgumentsDiffer = "arguments_differ", FORBIDDEN;
     /// A lock stops the call.
     Lock = "lock", FORBIDDEN;
     /// A guardrail forbids the call, although a grant or a baseline covers it.

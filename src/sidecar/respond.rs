@@ -53,7 +53,15 @@ pub fn refuse(reason: Reason, context: Context<'_>) -> Response<DownstreamBody> 
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(r#"Bearer error="invalid_token""#));
     }
-    if matches!(reason, Reason::NoGrant | Reason::OutOfScope | Reason::Expired | Reason::Exhausted | Reason::Released) {
+    if matches!(
+        reason,
+        Reason::NoGrant
+            | Reason::OutOfScope
+            | Reason::ArgumentsDiffer
+            | Reason::Expired
+            | Reason::Exhausted
+            | Reason::Released
+    ) {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(r#"Bearer error="insufficient_scope""#));
     }
     if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -109,6 +117,10 @@ fn problem(reason: Reason, status: StatusCode, context: Context<'_>) -> Value {
         if kind == "elevation-required" {
             problem["detail"] = format!("{action} on {resource} is not covered by an active grant").into();
         }
+        if reason == Reason::ArgumentsDiffer {
+            problem["detail"] =
+                format!("{action} on {resource} is granted for a call with other arguments only").into();
+        }
     }
     problem["next"] = json!({ "action": next(reason) });
     if let Some(denial) = context.denial {
@@ -119,6 +131,10 @@ fn problem(reason: Reason, status: StatusCode, context: Context<'_>) -> Value {
         });
         if let Some(grant) = &denial.grant {
             problem["grant"] = grant.as_str().into();
+        }
+        // Of the caller's own call: to compare with what was asked for, or to ask for.
+        if let Some(arguments) = &denial.arguments {
+            problem["arguments"] = arguments.to_string().into();
         }
         if let Some(said) = &denial.guardrail {
             let policy = |rule: &Arc<Rule>| json!({ "document": rule.document, "id": rule.id });
@@ -137,6 +153,7 @@ fn next(reason: Reason) -> &'static str {
     match reason {
         Reason::NoGrant
         | Reason::OutOfScope
+        | Reason::ArgumentsDiffer
         | Reason::Expired
         | Reason::Exhausted
         | Reason::Released
@@ -161,7 +178,8 @@ fn kind(reason: Reason) -> (&'static str, &'static str) {
         | Reason::Exhausted
         | Reason::Released
         | Reason::Revoked
-        | Reason::OutOfScope => ("elevation-required", "This call needs an elevation"),
+        | Reason::OutOfScope
+        | Reason::ArgumentsDiffer => ("elevation-required", "This call needs an elevation"),
         Reason::UnmappedAction => ("unmapped-action", "No rule names what this call does"),
         Reason::Lock => ("locked", "A lock stops this call"),
         Reason::Guardrail => ("guardrail", "A guardrail forbids this call"),

@@ -6,6 +6,7 @@
 mod common;
 
 mod answers;
+mod arguments;
 mod catalogue;
 mod certificates;
 mod conditions;

@@ -11,7 +11,7 @@ use leasehold::domain::principal::Principal;
 use leasehold::domain::resource::{Resource, ResourcePattern};
 use leasehold::domain::time::{Clock, Timestamp, Window};
 use leasehold::domain::view::{Change, Snapshot, StatedGrant};
-use leasehold::sidecar::decide::{BackendRules, Basis, Mode, Question};
+use leasehold::sidecar::decide::{Arguments, BackendRules, Basis, Mode, Question};
 use leasehold::sidecar::resolve::ActionSpec;
 
 use crate::machine::{STALENESS_MAX, Sidecar};
@@ -203,6 +203,7 @@ pub fn lets_through(sidecar: &Sidecar, grant: &GrantId, backend: &BackendName) -
         backend: &Arc::new(rules),
         action: Some(&Arc::new(action)),
         resource: &Resource::exact("x"),
+        arguments: &Arguments::Unread,
     };
     match sidecar.decider.foresee(&question) {
         Ok(Basis::Grant(entry)) => Ok(entry.id().to_owned()),

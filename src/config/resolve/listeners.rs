@@ -186,6 +186,7 @@ impl Resolver<'_> {
             target_bytes: self.memory(at, "target_bytes", &raw.target_bytes, 8 * KIB, 256, 64 * KIB),
             streams: self.count(at, "streams", &raw.streams, 100, 1, 10_000),
             body_bytes: self.size(at, "body_bytes", &raw.body_bytes, GIB, 0, 16384 * GIB),
+            arguments_bytes: self.memory(at, "arguments_bytes", &raw.arguments_bytes, 1024 * KIB, 0, 64 * 1024 * KIB),
         }
     }
 }

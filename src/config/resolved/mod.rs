@@ -146,6 +146,8 @@ pub struct Limits {
     pub streams: u32,
     /// Size of a request body.
     pub body_bytes: u64,
+    /// Size of a request body that is read whole, because only a grant that is bound to arguments may cover the call.
+    pub arguments_bytes: usize,
 }
 
 /// Whose proofs are accepted.

@@ -3,8 +3,6 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-use smallvec::SmallVec;
-
 use super::entry::Entry;
 use super::{Decider, Denial, Mode, Question, Subject};
 use crate::domain::time::Now;
@@ -153,11 +151,10 @@ impl Decider {
         let judgement = judge(&guardrails, call, entry, now);
         let Some(said) = judgement.stop() else { return Ok(Judged::new(&guardrails, judgement)) };
         Err(Denial {
-            reason: Reason::Guardrail,
-            reasons: SmallVec::from_slice(&[Reason::Guardrail]),
             grant: entry.map(|entry| entry.id().to_owned()),
             message: said.reason().map(str::to_owned),
             guardrail: Some(Arc::clone(said)),
+            ..Denial::of(Reason::Guardrail)
         })
     }
 }

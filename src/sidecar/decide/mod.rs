@@ -6,6 +6,7 @@
 //! Deliberately absent: anything that waits, anything that reads a clock of its own, and any path from an error to a
 //! permit.
 
+mod bound;
 pub mod entry;
 pub mod freshness;
 mod index;
@@ -29,6 +30,7 @@ use smallvec::SmallVec;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::action::Scope;
+use crate::domain::arguments::ArgumentDigest;
 use crate::domain::grant::GrantState;
 use crate::domain::id::{BackendName, Borrowed, GrantId, TaskRef};
 use crate::domain::lock::{Lock, LockSubject};
@@ -39,11 +41,13 @@ use crate::guardrail::{Guardrails, Said};
 use crate::sidecar::reason::Reason;
 use crate::sidecar::resolve::ActionSpec;
 
+use bound::Unmet;
 use freshness::Freshness;
 use live::{LiveCalls, WorkerCalls};
 use search::Search;
 
 use crate::domain::view::{Change, Snapshot, StatedGrant};
+pub use bound::Arguments;
 use entry::Entry;
 use judged::Judged;
 pub use permit::{Permit, Subject};
@@ -104,6 +108,8 @@ pub struct Question<'a> {
     pub action: Option<&'a Arc<ActionSpec>>,
     /// On what.
     pub resource: &'a Resource,
+    /// With which arguments.
+    pub arguments: &'a Arguments,
 }
 
 /// What a permit rests on.
@@ -130,11 +136,20 @@ pub struct Denial {
     pub message: Option<String>,
     /// The guardrails that stop it.
     pub guardrail: Option<Arc<Said>>,
+    /// The digest of the call, where a grant is bound to another.
+    pub arguments: Option<Box<ArgumentDigest>>,
+    open: bool,
 }
 
 impl Denial {
     fn of(reason: Reason) -> Self {
-        Self { reason, reasons: SmallVec::from_slice(&[reason]), grant: None, message: None, guardrail: None }
+        let reasons = SmallVec::from_slice(&[reason]);
+        Self { reason, reasons, grant: None, message: None, guardrail: None, arguments: None, open: false }
+    }
+
+    /// Whether it may be decided otherwise once the arguments of the call are known.
+    pub fn is_open(&self) -> bool {
+        self.open
     }
 }
 
@@ -392,7 +407,7 @@ impl Decider {
     /// Decides one call. Takes a use of a counted grant, where these are counted here; it is never given back.
     ///
     /// # Errors
-    /// A [`Denial`] with every reason that was met.
+    /// A [`Denial`] with every reason that was met; an open one where it depends on arguments that are not known.
     pub fn decide(self: &Arc<Self>, worker: &Worker, question: Question<'_>) -> Result<Permit, Denial> {
         let now = self.clock.now();
         let (basis, judged) = match self.basis_of(&question, now, true) {
@@ -498,7 +513,8 @@ impl Decider {
         loop {
             let search = self.search(question, action, subject, &locks, now);
             let Some(entry) = search.best.clone() else {
-                return Err(if is_fresh { search.into_denial() } else { Denial::of(Reason::StaleSource) });
+                let denial = search.denial(question.arguments);
+                return Err(if is_fresh || denial.open { denial } else { Denial::of(Reason::StaleSource) });
             };
             // Before a use is taken: what is forbidden uses nothing up.
             let judged = self.guard(question, action, Some(&entry), now)?;
@@ -539,7 +555,14 @@ impl Decider {
                             search.message = Some(lock.message.clone());
                             Reason::Lock
                         }
-                        None => return search.consider(entry),
+                        None => match question.arguments.meet(entry.scope()) {
+                            Ok(()) => return search.consider(entry),
+                            Err(Unmet::For(reason)) => reason,
+                            Err(Unmet::Unread) => {
+                                search.unread = true;
+                                return;
+                            }
+                        },
                     }
                 }
             };
@@ -549,9 +572,9 @@ impl Decider {
     }
 }
 
-/// What is only observed is let pass, unless a lock stops it.
+/// What is only observed is let pass, unless a lock stops it, or it is not decided yet.
 fn observed(question: &Question<'_>, denial: Denial) -> Result<Basis, Denial> {
-    if question.backend.mode == Mode::Observe && denial.reason != Reason::Lock {
+    if question.backend.mode == Mode::Observe && denial.reason != Reason::Lock && !denial.open {
         Ok(Basis::Observed(denial))
     } else {
         Err(denial)

@@ -16,6 +16,8 @@ use crate::sidecar::reason::Reason;
 pub(super) struct Search {
     pub(super) best: Option<Arc<Entry>>,
     pub(super) holds_other: bool,
+    /// Whether a grant is bound to arguments, and those of the call are not known.
+    pub(super) unread: bool,
     reasons: SmallVec<[Reason; 4]>,
     closest: Option<(u8, GrantId)>,
     pub(super) message: Option<String>,
@@ -53,7 +55,7 @@ impl Search {
             reasons: self.reasons,
             grant: self.closest.map(|(_, id)| id),
             message: self.message,
-            guardrail: None,
+            ..Denial::of(reason)
         }
     }
 }
@@ -62,11 +64,12 @@ impl Search {
 fn weight(reason: Reason) -> u8 {
     match reason {
         Reason::Lock => 0,
-        Reason::NotYet => 1,
-        Reason::Exhausted => 2,
-        Reason::Revoked => 3,
-        Reason::Released => 4,
-        Reason::Expired => 5,
-        _ => 6,
+        Reason::ArgumentsDiffer | Reason::BodyTooLarge | Reason::BodyUnreadable => 1,
+        Reason::NotYet => 2,
+        Reason::Exhausted => 3,
+        Reason::Revoked => 4,
+        Reason::Released => 5,
+        Reason::Expired => 6,
+        _ => 7,
     }
 }

@@ -22,6 +22,8 @@ use crate::sidecar::reason::Reason;
 pub struct BodyLimits {
     /// Most bytes.
     pub bytes_max: u64,
+    /// Most bytes that are read whole, to compare them with what a grant is bound to.
+    pub arguments_max: usize,
     /// Longest pause between two pieces.
     pub pause_max: Duration,
     /// Fewest bytes a second, averaged, once [`RATE_GRACE`] has passed; 0 is no limit.

@@ -244,6 +244,10 @@ impl Drop for CallRecord {
                 .as_ref()
                 .and_then(|denial| denial.grant.as_ref())
                 .map(Borrowed::from)),
+            arguments: live
+                .and_then(Subject::grant)
+                .and_then(|entry| entry.scope().arguments())
+                .or(self.denial.as_ref().and_then(|denial| denial.arguments.as_deref())),
             task: live.and_then(Subject::task),
             decision: self.decision,
             stale: live.is_some_and(Subject::is_stale),

@@ -43,6 +43,9 @@ pub(super) fn call(buffer: &mut Vec<u8>, sequence: u64, uptime: Uptime, catalogu
     line.text("method", outcome.method);
     line.text("path", outcome.path);
     line.maybe("grant", outcome.grant.map(|grant| grant.as_str()));
+    if let Some(arguments) = outcome.arguments {
+        line.text("arguments", &arguments.to_string());
+    }
     line.maybe("task", outcome.task.map(|task| task.as_str()));
     line.text("decision", outcome.decision.as_str());
     if outcome.stale {

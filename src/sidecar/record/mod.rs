@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::domain::arguments::ArgumentDigest;
 use crate::domain::id::{ActionName, BackendName, Borrowed, GrantId, TaskRef};
 use crate::domain::principal::Principal;
 use crate::domain::resource::Resource;
@@ -179,6 +180,8 @@ pub struct Outcome<'a> {
     pub method: &'a str,
     pub path: &'a str,
     pub grant: Option<Borrowed<'a, GrantId>>,
+    /// The digest of the call, where a grant that could cover it is bound to one.
+    pub arguments: Option<&'a ArgumentDigest>,
     pub task: Option<Borrowed<'a, TaskRef>>,
     pub decision: Decision,
     /// Let go on although the view of the grants was stale.

@@ -39,6 +39,7 @@ fn with_outcome(path: &str, peer: &str, see: impl FnOnce(&Outcome<'_>)) {
         method: "GET",
         path,
         grant: None,
+        arguments: None,
         task: None,
         decision: Decision::Deny,
         stale: false,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use crate::domain::action::{ActionPattern, Scope};
+use crate::domain::arguments::ArgumentDigest;
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::id::{BackendName, GrantId, LockId, Revision, TaskRef};
 use crate::domain::lock::Lock;
@@ -90,6 +91,8 @@ struct RawGrant<'a> {
     uses_max: Option<u32>,
     #[serde(borrow)]
     task: Option<Text<'a>>,
+    #[serde(borrow)]
+    arguments: Option<Text<'a>>,
     #[serde(default)]
     state: RawState,
 }
@@ -249,7 +252,7 @@ impl<'a> Shared<'a> {
             id: GrantId::new(&raw.id.0).map_err(text)?,
             principal: Principal::parse(&raw.principal.0).map_err(text)?,
             backend: self.backend(raw.backend)?,
-            scope: self.scope(raw.actions, raw.resources)?,
+            scope: bound(self.scope(raw.actions, raw.resources)?, raw.arguments.as_ref())?,
             window: Window { not_before, expires_at },
             uses_max: raw.uses_max,
             task: raw.task.as_ref().map(|task| TaskRef::new(&task.0)).transpose().map_err(text)?,
@@ -282,6 +285,13 @@ impl<'a> Shared<'a> {
         self.scopes.insert(raw, Arc::clone(&scope));
         Ok(scope)
     }
+}
+
+/// The scope for one call, where the file names one.
+fn bound(scope: Arc<Scope>, arguments: Option<&Text<'_>>) -> Result<Arc<Scope>, String> {
+    let Some(digest) = arguments else { return Ok(scope) };
+    let digest = ArgumentDigest::parse(&digest.0).map_err(text)?;
+    Ok(Arc::new(Scope::clone(&scope).bound_to(Some(digest))))
 }
 
 fn lock(raw: RawLock) -> Result<Lock, String> {
@@ -365,6 +375,13 @@ mod tests {
             let error = read(Format::Yaml, yaml.as_bytes()).expect_err(yaml).to_string();
             assert!(error.contains(expected), "`{error}` does not say `{expected}`");
         }
+        let bound =
+            |digest: &str| GRANT.replace("\"expires_at\"", &format!("\"arguments\":\"{digest}\",\"expires_at\""));
+        let digest = ArgumentDigest::from_bytes([7; 32]);
+        let read_bound = read(Format::JsonLines, bound(&digest.to_string()).as_bytes()).unwrap();
+        assert_eq!(read_bound.grants[0].grant.scope.arguments(), Some(&digest));
+        let error = read(Format::JsonLines, bound("sha256:7").as_bytes()).expect_err("a short digest").to_string();
+        assert!(error.starts_with("line 1: digest of arguments `sha256:7`"), "{error}");
         let cut = &GRANT.as_bytes()[..GRANT.len() / 2];
         assert!(read(Format::JsonLines, cut).expect_err("half a line").to_string().starts_with("line 1"));
     }

@@ -1,5 +1,6 @@
 //! Tests of the decision: a table of cases, and properties over any order of events.
 
+mod bound;
 mod source;
 
 use std::sync::Mutex;
@@ -119,6 +120,10 @@ impl Bench {
     }
 
     pub(super) fn ask_as(&self, who: &Principal, action: &str, resource: &str) -> Result<Permit, Denial> {
+        self.ask_with(who, action, resource, Arguments::Unread)
+    }
+
+    fn ask_with(&self, who: &Principal, action: &str, resource: &str, arguments: Arguments) -> Result<Permit, Denial> {
         let action = Arc::new(ActionSpec {
             name: ActionName::new(action).unwrap(),
             class: ActionClass::Write,
@@ -134,6 +139,7 @@ impl Bench {
             backend: &self.rules,
             action: Some(&action),
             resource: &Resource::exact(resource),
+            arguments: &arguments,
         };
         self.decider.decide(&self.worker, question)
     }
@@ -399,6 +405,7 @@ fn an_identity_that_ran_out_ends_the_call() {
         backend: &bench.rules,
         action: Some(&action),
         resource: &Resource::exact("x"),
+        arguments: &Arguments::Unread,
     };
     let permit = bench.decider.decide(&bench.worker, question).unwrap();
     assert_eq!(permit.remaining(bench.clock.now()), Duration::from_secs(5));
