@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::v1;
 use crate::domain::action::{ActionPattern, Scope};
+use crate::domain::arguments::ArgumentDigest;
 use crate::domain::grant::{Grant, GrantState};
 use crate::domain::id::{BackendName, GrantId, LockId, TaskRef};
 use crate::domain::lock::Lock;
@@ -34,17 +35,31 @@ fn field<T, E: ToString>(name: &'static str, read: Result<T, E>) -> Result<T, Un
 
 impl From<&Grant> for v1::Grant {
     fn from(grant: &Grant) -> Self {
+        let actions = grant.scope.actions().iter().map(|action| action.as_str().to_owned()).collect();
+        // INVARIANT: a peer that does not know of arguments never holds a grant that covers more than the one call.
+        let (actions, bound) = match grant.scope.arguments() {
+            None => (actions, None),
+            Some(digest) => (Vec::new(), Some(v1::Bound { actions, arguments: digest.as_bytes().to_vec().into() })),
+        };
         Self {
             id: grant.id.to_string(),
             principal: grant.principal.to_string(),
             backend: grant.backend.to_string(),
-            actions: grant.scope.actions().iter().map(|action| action.as_str().to_owned()).collect(),
+            actions,
             resources: grant.scope.resources().iter().map(|resource| resource.as_str().to_owned()).collect(),
             not_before: grant.window.not_before.as_micros(),
             expires_at: grant.window.expires_at.as_micros(),
             uses_max: grant.uses_max,
             task: grant.task.as_ref().map(ToString::to_string),
+            bound,
         }
+    }
+}
+
+impl v1::Grant {
+    /// Whether somebody between did not know what it is bound to, and passed it on as a grant that covers nothing.
+    pub fn is_hollow(&self) -> bool {
+        self.actions.is_empty() && self.bound.is_none()
     }
 }
 
@@ -68,7 +83,7 @@ impl Shared {
             id: field("grant.id", GrantId::new(&message.id))?,
             principal: field("grant.principal", Principal::parse(&message.principal))?,
             backend: self.backend(message.backend)?,
-            scope: self.scope(message.actions, message.resources)?,
+            scope: self.bound_scope(message.actions, message.resources, message.bound)?,
             window: Window {
                 not_before: Timestamp::from_micros(message.not_before),
                 expires_at: Timestamp::from_micros(message.expires_at),
@@ -88,6 +103,23 @@ impl Shared {
         }
         self.backends.insert(name, backend.clone());
         Ok(backend)
+    }
+
+    fn bound_scope(
+        &mut self,
+        actions: Vec<String>,
+        resources: Vec<String>,
+        bound: Option<v1::Bound>,
+    ) -> Result<Arc<Scope>, Unreadable> {
+        let Some(bound) = bound else { return self.scope(actions, resources) };
+        if !actions.is_empty() {
+            return Err(Unreadable::new("grant.bound", "its actions are there twice"));
+        }
+        let bytes = <[u8; 32]>::try_from(&bound.arguments[..]);
+        let bytes = bytes.map_err(|_| Unreadable::new("grant.bound.arguments", "it has not 32 bytes"))?;
+        // Two grants for one exact call are rare: what they have in common is not remembered.
+        let scope = self.scope(bound.actions, resources)?;
+        Ok(Arc::new(Scope::clone(&scope).bound_to(Some(ArgumentDigest::from_bytes(bytes)))))
     }
 
     fn scope(&mut self, actions: Vec<String>, resources: Vec<String>) -> Result<Arc<Scope>, Unreadable> {
@@ -171,6 +203,8 @@ impl v1::Ended {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::id::ActionName;
+    use crate::domain::resource::Resource;
 
     fn grant() -> Grant {
         let scope = Scope::new(
@@ -188,9 +222,27 @@ mod tests {
         }
     }
 
+    fn bound() -> Grant {
+        let scope = Scope::clone(&grant().scope).bound_to(Some(ArgumentDigest::from_bytes([7; 32])));
+        Grant { scope: scope.into(), ..grant() }
+    }
+
+    #[test]
+    fn whoever_does_not_know_what_a_grant_is_bound_to_has_one_that_covers_nothing() {
+        let told = v1::Grant::from(&bound());
+        assert!(told.actions.is_empty() && !told.is_hollow());
+        let passed_on = v1::Grant { bound: None, ..told };
+        assert!(passed_on.is_hollow() && !v1::Grant::from(&grant()).is_hollow());
+        let (action, resource) =
+            (ActionName::new("queue.delete").expect("action"), Resource::exact("vhosts/a/queues/b"));
+        assert!(grant().scope.covers(&action, &resource));
+        assert!(!Grant::try_from(passed_on).expect("a grant").scope.covers(&action, &resource));
+    }
+
     #[test]
     fn a_grant_and_a_lock_come_back_as_they_went() {
         assert_eq!(Grant::try_from(v1::Grant::from(&grant())), Ok(grant()));
+        assert_eq!(Grant::try_from(v1::Grant::from(&bound())), Ok(bound()));
         let lock = Lock {
             id: LockId::new("l1").expect("id"),
             principal: Some(grant().principal),
@@ -208,12 +260,21 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_named_and_never_guessed() {
         type Spoil = fn(&mut v1::Grant);
-        let cases: [(&str, Spoil); 5] = [
+        let cases: [(&str, Spoil); 8] = [
             ("grant.id", |g| g.id = "a b".to_owned()),
             ("grant.principal", |g| g.principal = "nobody".to_owned()),
             ("grant.backend", |g| g.backend.clear()),
             ("grant.actions", |g| g.actions.push("a b".to_owned())),
             ("grant.task", |g| g.task = Some("none".to_owned())),
+            ("grant.bound", |g| g.bound = v1::Grant::from(&bound()).bound),
+            ("grant.bound.arguments", |g| {
+                (g.actions, g.bound) =
+                    (Vec::new(), Some(v1::Bound { arguments: vec![7; 31].into(), ..v1::Bound::default() }));
+            }),
+            ("grant.actions", |g| {
+                let actions = vec!["a b".to_owned()];
+                (g.actions, g.bound) = (Vec::new(), Some(v1::Bound { actions, arguments: vec![7; 32].into() }));
+            }),
         ];
         for (named, spoil) in cases {
             let mut message = v1::Grant::from(&grant());

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use leasehold::app::clock::SystemClock;
 use leasehold::domain::action::{ActionPattern, Scope};
+use leasehold::domain::arguments::ArgumentDigest;
 use leasehold::domain::grant::{Grant, GrantState};
 use leasehold::domain::id::{BackendName, GrantId, Revision};
 use leasehold::domain::principal::Principal;
@@ -258,4 +259,34 @@ fn a_process_that_connects_again_is_counted_with_the_evidence_it_had() {
     let third = open();
     assert!(hub.sessions().len() == 1 && third.session().fresh_until() >= until);
     assert!(hub.settle().is_empty());
+}
+
+#[test]
+fn a_grant_for_one_call_stays_that_and_what_lost_it_on_the_way_is_no_grant() {
+    let server = Server::start(None);
+    server.state(snapshot(4, &["g1"]));
+    let follows = Follows::start(&[&server], Duration::from_secs(30));
+    follows.has("g1", GrantState::Active);
+    let with = |id: &str, scope: Scope| Change::Grant(Box::new(Grant { scope: Arc::new(scope), ..grant(id) }));
+    let digest = ArgumentDigest::from_bytes([7; 32]);
+    let bound = Scope::clone(&grant("g2").scope).bound_to(Some(digest));
+    // As somebody passes it on who does not know of arguments.
+    let hollow = Scope::new(Vec::new(), vec![ResourcePattern::new("**").unwrap()]);
+    server.change(with("g2", bound.clone()));
+    server.change(with("g3", hollow.clone()));
+    server.change(with("g4", bound.clone()));
+    follows.has("g4", GrantState::Active);
+    let find = |follows: &Follows, id: &str| follows.decider.table().find(&GrantId::new(id).unwrap());
+    assert_eq!(find(&follows, "g2").unwrap().scope(), &bound);
+    assert!(find(&follows, "g3").is_none());
+    // Whoever is between learns of it, and now it is one.
+    server.change(with("g3", bound.clone()));
+    follows.has("g3", GrantState::Active);
+    // What may be narrower than what is held ends it.
+    server.change(with("g4", hollow));
+    follows.has("g4", GrantState::Revoked);
+    let late = Follows::start(&[&server], Duration::from_secs(30));
+    late.has("g3", GrantState::Active);
+    assert_eq!(find(&late, "g3").unwrap().scope(), &bound);
+    assert!(find(&late, "g4").is_none());
 }
