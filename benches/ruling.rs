@@ -122,6 +122,7 @@ fn measure(catalogue: &Catalogue) -> Vec<Duration> {
         entitlement: &entitlement,
         actions: &actions,
         resources: &resources,
+        arguments: None,
         duration: Duration::from_secs(1_800),
         uses: None,
         emergency: false,

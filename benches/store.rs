@@ -68,6 +68,7 @@ fn ask(number: u32, entitlement: &str) -> Command {
         entitlement: EntitlementName::new(entitlement).unwrap(),
         actions: None,
         resources: None,
+        arguments: None,
         duration_seconds: None,
         uses: None,
         renews: None,

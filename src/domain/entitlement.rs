@@ -42,6 +42,17 @@ pub enum TaskRule {
     Verified,
 }
 
+/// What a request must say of the arguments of its call.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ArgumentRule {
+    /// It may be bound to the digest of one call.
+    #[default]
+    Optional,
+    /// It must be.
+    Required,
+}
+
 /// What may be asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entitlement {
@@ -67,6 +78,8 @@ pub struct Entitlement {
     pub justification_required: bool,
     /// What it must say of its task.
     pub task: TaskRule,
+    /// Whether it must be for one exact call.
+    pub arguments: ArgumentRule,
     /// How many active grants and pending requests a principal can have of it.
     pub concurrent_max: u32,
     /// Whether it is for emergencies: what it grants is recorded as such and reviewed afterwards.

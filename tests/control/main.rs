@@ -6,6 +6,7 @@
 mod common;
 mod plane;
 
+mod arguments;
 mod beside;
 mod certificates;
 mod guardrail;

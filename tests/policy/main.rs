@@ -16,6 +16,7 @@ use std::time::Duration;
 use leasehold::control::catalogue::Catalogue;
 use leasehold::control::document::Document;
 use leasehold::control::route::{Asked, Ruling};
+use leasehold::domain::arguments::ArgumentDigest;
 use leasehold::domain::id::{EntitlementName, TaskRef};
 use leasehold::domain::principal::Principal;
 use leasehold::domain::task::Task;
@@ -113,6 +114,7 @@ pub struct Question {
     pub entitlement: &'static str,
     pub seconds: u64,
     pub uses: Option<u32>,
+    pub arguments: Option<ArgumentDigest>,
     pub emergency: bool,
     pub task: Option<Task>,
     pub now: Timestamp,
@@ -125,6 +127,7 @@ impl Default for Question {
             entitlement: "maint",
             seconds: 1_800,
             uses: None,
+            arguments: None,
             emergency: false,
             task: None,
             now: noon(),
@@ -147,6 +150,7 @@ pub fn rule(catalogue: &Catalogue, question: &Question) -> Ruling {
         entitlement: &name,
         actions: &actions,
         resources: &resources,
+        arguments: question.arguments.as_ref(),
         duration: Duration::from_secs(question.seconds),
         uses: question.uses,
         emergency: question.emergency,

@@ -37,7 +37,16 @@ fn questions() -> Vec<Question> {
         for entitlement in ["maint", "purge"] {
             for seconds in [60, 800, 1_800] {
                 for (emergency, task) in [(false, None), (false, incident()), (true, None), (true, incident())] {
-                    all.push(Question { principal, entitlement, seconds, emergency, task, uses: None, now: noon() });
+                    all.push(Question {
+                        principal,
+                        entitlement,
+                        seconds,
+                        emergency,
+                        task,
+                        uses: None,
+                        arguments: None,
+                        now: noon(),
+                    });
                 }
             }
         }

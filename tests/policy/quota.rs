@@ -21,6 +21,7 @@ fn ask(number: usize, entitlement: &str, task: Option<&str>) -> Command {
         entitlement: EntitlementName::new(entitlement).unwrap(),
         actions: None,
         resources: None,
+        arguments: None,
         duration_seconds: None,
         uses: None,
         renews: None,

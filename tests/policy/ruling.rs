@@ -2,6 +2,7 @@
 
 use leasehold::control::route::{Call, Ruling, Verdict};
 use leasehold::domain::action::{ActionPattern, Scope};
+use leasehold::domain::arguments::ArgumentDigest;
 use leasehold::domain::elevation::Request;
 use leasehold::domain::entitlement::Step;
 use leasehold::domain::id::{ActionName, BackendName, EntitlementName, RequestId};
@@ -180,6 +181,12 @@ fn policies_see_what_is_asked() {
         ("context has uses", Question::default(), false),
         ("context.actions.contains(\"pg.vacuum\")", Question::default(), true),
         ("context.resources.contains(\"**\")", Question::default(), true),
+        ("context has arguments", Question::default(), false),
+        (
+            "context has arguments && context.arguments == \"sha256:0707070707070707070707070707070707070707070707070707070707070707\"",
+            Question { arguments: Some(ArgumentDigest::from_bytes([7; 32])), ..Question::default() },
+            true,
+        ),
         ("context has task", Question::default(), false),
         (
             "context has task && context.task.source == \"pagerduty\" && context.task.ref == \"P1\"",
@@ -363,6 +370,7 @@ fn a_ruling_about_what_is_not_declared_denies() {
         entitlement: &name,
         actions: &[],
         resources: &[],
+        arguments: None,
         duration: std::time::Duration::from_secs(1),
         uses: None,
         emergency: false,

@@ -1,13 +1,14 @@
 //! The life of an elevation, by the real commands.
 
-use leasehold::control::command::{Command, Reply};
+use leasehold::control::command::{Ask, Command, Reply};
 use leasehold::control::document::Kind;
 use leasehold::control::refusal;
 use leasehold::control::store::{EndReason, Review, Selector};
 use leasehold::domain::action::{ActionPattern, Scope};
+use leasehold::domain::arguments::ArgumentDigest;
 use leasehold::domain::entitlement::Narrower;
 use leasehold::domain::grant::GrantState;
-use leasehold::domain::id::{LockId, TaskRef};
+use leasehold::domain::id::{GrantId, LockId, TaskRef};
 use leasehold::domain::lock::Lock;
 use leasehold::domain::resource::ResourcePattern;
 use leasehold::domain::task::TaskEvent;
@@ -267,7 +268,7 @@ pub async fn a_grant_only_becomes_narrower<P: Place>(place: P) {
     let world = world(&place).await;
     let bot = who("bot");
     let first = world.granted(&bot, "counted").await;
-    let reduce = |id: &leasehold::domain::id::GrantId, to: Narrower| Command::Reduce(id.clone(), to);
+    let reduce = |id: &GrantId, to: Narrower| Command::Reduce(id.clone(), to);
     let later = Narrower { expires_at: Some(first.grant.window.expires_at.plus(DAY)), ..Narrower::default() };
     assert_eq!(code(world.run(&bot, reduce(&first.grant.id, later)).await), "would_widen");
     let wider = Narrower { scope: Some(scope("**")), ..Narrower::default() };
@@ -295,13 +296,72 @@ pub async fn a_grant_only_becomes_narrower<P: Place>(place: P) {
     check(&*world.store).await;
 }
 
+pub async fn a_grant_for_one_call_is_for_it_whatever_becomes_of_it<P: Place>(place: P) {
+    let world = world(&place).await;
+    let bot = who("bot");
+    let call = |byte| Some(ArgumentDigest::from_bytes([byte; 32]));
+    let (row, grant) = world.ask(&bot, Ask { arguments: call(1), ..world.asking("counted") }).await.unwrap();
+    let grant = grant.unwrap();
+    assert_eq!((row.request.scope.arguments().copied(), grant.grant.scope.arguments().copied()), (call(1), call(1)));
+    assert_eq!(world.request(&row.request.id).await.request, row.request);
+    assert_eq!(world.grant(&grant.grant.id).await.grant, grant.grant);
+    world.consume(&grant.grant.id, "u1").await.unwrap();
+    let reduce = |id: &GrantId, scope: Scope| {
+        Command::Reduce(id.clone(), Narrower { scope: Some(scope), ..Narrower::default() })
+    };
+    for wider in [scope("items/a"), scope("items/a").bound_to(call(2))] {
+        assert_eq!(code(world.run(&bot, reduce(&grant.grant.id, wider)).await), "would_widen");
+    }
+    let narrower = reduce(&grant.grant.id, scope("items/a").bound_to(call(1)));
+    let Reply::Grant(next) = world.run(&bot, narrower).await.unwrap() else { panic!() };
+    assert_eq!(next.grant.scope.arguments().copied(), call(1));
+    // What was for any call is for one from then on, under another id.
+    let (_, free) = world.ask(&bot, world.asking("auto")).await.unwrap();
+    let free = free.unwrap().grant;
+    let Reply::Grant(bound) =
+        world.run(&bot, reduce(&free.id, free.scope.as_ref().clone().bound_to(call(3)))).await.unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!((bound.narrowed_from.as_ref(), bound.grant.scope.arguments().copied()), (Some(&free.id), call(3)));
+    // What takes its place is for the same call, whether that is said or not.
+    let renewing = |arguments| Ask { renews: Some(bound.grant.id.clone()), arguments, ..world.asking("auto") };
+    assert_eq!(code(world.ask(&bot, renewing(call(4))).await), "arguments_differ");
+    let (_, renewed) = world.ask(&bot, renewing(None)).await.unwrap();
+    assert_eq!(renewed.unwrap().grant.scope, bound.grant.scope);
+    let rows = check(&*world.store).await;
+    let used = rows.audit.iter().find(|entry| entry.event == "grant.used").unwrap();
+    assert_eq!(used.detail["arguments"], json!(call(1)));
+}
+
+pub async fn some_entitlements_are_for_single_calls_only<P: Place>(place: P) {
+    let world = world(&place).await;
+    let bot = who("bot");
+    let pending = world.pending(&bot, "asked").await;
+    let (bound, _) = {
+        let arguments = Some(ArgumentDigest::from_bytes([1; 32]));
+        world.ask(&bot, Ask { arguments, ..world.asking("asked") }).await.unwrap()
+    };
+    let required = entitlement(
+        "asked",
+        json!({"arguments": "required", "concurrent_max": 100, "approval": {"steps": [{"approvers": ["approvers"], "quorum": 1}]}}),
+    );
+    world.run(&admin(), Command::Apply(vec![required])).await.unwrap();
+    assert_eq!(code(world.ask(&bot, world.asking("asked")).await), "arguments_required");
+    let (denied, _) = world.approve("approver-1", &pending).await.unwrap();
+    assert_eq!(denied.elevation.state(), "denied", "it asks for any call");
+    let (approved, grant) = world.approve("approver-1", &bound).await.unwrap();
+    assert_eq!((approved.elevation.state(), grant.unwrap().grant.scope), ("approved", bound.request.scope.into()));
+    check(&*world.store).await;
+}
+
 pub async fn what_ended_stays_ended<P: Place>(place: P) {
     let world = world(&place).await;
     let bot = who("bot");
     let (released, revoked, expired) =
         (world.granted(&bot, "auto").await, world.granted(&bot, "auto").await, world.granted(&bot, "auto").await);
     world.run(&bot, Command::Release(released.grant.id.clone())).await.unwrap();
-    let one = |id: &leasehold::domain::id::GrantId| Selector { grant: Some(id.clone()), ..Selector::default() };
+    let one = |id: &GrantId| Selector { grant: Some(id.clone()), ..Selector::default() };
     assert_eq!(world.revoke(one(&revoked.grant.id)).await.len(), 1);
     world.clock.forward(DAY);
     world.sweep().await;
@@ -326,7 +386,7 @@ pub async fn break_glass_is_reviewed_by_somebody_else<P: Place>(place: P) {
     let world = world(&place).await;
     let grant = world.granted(&who("root"), "emergency").await;
     assert_eq!((grant.emergency, &grant.review), (true, &Some(Review::Open)));
-    let review = |id: &leasehold::domain::id::GrantId| Command::Review { grant: id.clone(), note: "fine".into() };
+    let review = |id: &GrantId| Command::Review { grant: id.clone(), note: "fine".into() };
     assert_eq!(code(world.run(&who("root"), review(&grant.grant.id)).await), "self_review");
     assert_eq!(code(world.run(&who("approver-1"), review(&grant.grant.id)).await), "not_found");
     world.run(&who("root"), Command::Release(grant.grant.id.clone())).await.unwrap();

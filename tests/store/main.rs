@@ -54,6 +54,8 @@ suite! {
     life::a_lock_stops_requests_until_it_is_lifted,
     life::documents_end_what_they_no_longer_allow,
     life::a_grant_only_becomes_narrower,
+    life::a_grant_for_one_call_is_for_it_whatever_becomes_of_it,
+    life::some_entitlements_are_for_single_calls_only,
     life::what_ended_stays_ended,
     life::break_glass_is_reviewed_by_somebody_else,
     life::a_trial_changes_nothing,

@@ -264,6 +264,7 @@ pub fn asking(number: u32, entitlement: &str) -> Ask {
         entitlement: EntitlementName::new(entitlement).unwrap(),
         actions: None,
         resources: None,
+        arguments: None,
         duration_seconds: None,
         uses: None,
         renews: None,

@@ -140,3 +140,27 @@ fn what_sidecars_say_of_use_is_shown() {
     let listed = world.done("local", "GET", "/v1/grants", &Value::Null);
     assert!(listed["items"].as_array().unwrap().iter().any(|listed| listed["calls"] == 6), "{listed}");
 }
+
+#[test]
+fn a_grant_for_one_call_covers_nothing_to_whoever_does_not_know_of_that() {
+    let world = World::start();
+    let digest = format!("sha256:{}", "07".repeat(32));
+    let asked = json!({"entitlement": "shop-read", "arguments": digest});
+    let granted = || world.done("bot", "POST", "/v1/requests", &asked)["grant_id"].as_str().unwrap().to_owned();
+    let is_bound = |grant: &v1::Grant| {
+        let bound = grant.bound.as_ref().unwrap();
+        grant.actions.is_empty() && bound.actions == ["read"] && bound.arguments[..] == [7; 32]
+    };
+    let first = granted();
+    let mut follower = world.sidecar("shop-1");
+    world.runtime.block_on(async {
+        follower.follow(subscribe(&["shop"])).await.unwrap();
+        let (_, grants) = follower.snapshot().await;
+        assert!(grants[0].id == first && is_bound(&grants[0]), "{grants:?}");
+    });
+    let second = granted();
+    world.runtime.block_on(async {
+        let told = |change: &v1::change::Change| matches!(change, v1::change::Change::Grant(grant) if grant.id == second && is_bound(grant));
+        follower.change(told).await;
+    });
+}

@@ -12,6 +12,7 @@ use crate::control::route::Verdict;
 use crate::control::store::memory::MemoryStore;
 use crate::control::store::{RequestRow, Store, Transaction, Write};
 use crate::domain::action::ActionPattern;
+use crate::domain::arguments::ArgumentDigest;
 use crate::domain::entitlement::{Bounds, Step};
 use crate::domain::id::{EntitlementName, GrantId, RequestId, TaskRef};
 use crate::domain::principal::Principal;
@@ -36,6 +37,9 @@ pub struct Situation {
     /// Fewer resources than the entitlement has.
     #[serde(default)]
     pub resources: Option<Vec<ResourcePattern>>,
+    /// Only the call of that digest.
+    #[serde(default)]
+    pub arguments: Option<ArgumentDigest>,
     /// For how long, such as `15m`; without it as long as the entitlement allows.
     #[serde(default)]
     pub duration: Option<String>,
@@ -244,6 +248,7 @@ fn ask(situation: &Situation) -> Result<Ask, String> {
         entitlement: situation.entitlement.clone(),
         actions: situation.actions.clone(),
         resources: situation.resources.clone(),
+        arguments: situation.arguments,
         duration_seconds: seconds,
         uses: situation.uses,
         renews: None,

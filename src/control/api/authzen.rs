@@ -1,7 +1,8 @@
 //! OpenID AuthZEN Authorization API 1.0: would this call pass now?
 //!
 //! `subject.id` is a principal, `action.name` an action, `resource.id` a resource of the backend that `resource.type`, or
-//! `resource.properties.backend`, names.
+//! `resource.properties.backend`, names. `action.properties.arguments` is the digest of the call, for grants that are bound to
+//! one.
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use super::caller::Caller;
 use super::input::Body;
 use super::policy::Call;
 use super::problem::{Problem, ProblemView};
+use crate::domain::arguments::ArgumentDigest;
 use crate::domain::id::{ActionName, BackendName};
 use crate::domain::principal::Principal;
 use crate::domain::resource::Resource;
@@ -45,6 +47,10 @@ struct Entity {
 struct Action {
     /// The action.
     name: String,
+    /// What else is known of it: `arguments`, the digest of the call.
+    #[serde(default)]
+    #[schema(value_type = Object)]
+    properties: Map<String, Value>,
 }
 
 /// One question. What AuthZEN allows beside is read and not used.
@@ -104,7 +110,10 @@ impl Api {
         let (Ok(backend), Ok(action)) = (backend, ActionName::new(&asked.action.name)) else {
             return Ok(refused("unmapped_action"));
         };
-        let call = Call { principal, backend, action, resource: Resource::exact(asked.resource.id) };
+        // One that cannot be read is that of no grant.
+        let arguments = asked.action.properties.get("arguments").and_then(Value::as_str);
+        let arguments = arguments.and_then(|text| ArgumentDigest::parse(text).ok());
+        let call = Call { principal, backend, action, resource: Resource::exact(asked.resource.id), arguments };
         let foreseen = self.foresee(caller, &call, self.now()).await?;
         let mut context = json!({"reason": foreseen.reason});
         if !foreseen.grants.is_empty() {

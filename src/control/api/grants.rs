@@ -20,9 +20,10 @@ use super::view::GrantView;
 use crate::control::command::{Command, Reply};
 use crate::control::store::{GrantRow, Page, Rows, Selector, Store};
 use crate::domain::action::{ActionPattern, Scope};
+use crate::domain::arguments::ArgumentDigest;
 use crate::domain::entitlement::Narrower;
 use crate::domain::grant::GrantState;
-use crate::domain::id::{BackendName, EntitlementName, GrantId, TaskRef};
+use crate::domain::id::{BackendName, EntitlementName, GrantId, NameError, TaskRef};
 use crate::domain::principal::Principal;
 use crate::domain::resource::ResourcePattern;
 use crate::domain::time::Timestamp;
@@ -218,6 +219,27 @@ struct Reduce {
     actions: Option<Vec<String>>,
     /// Fewer resources.
     resources: Option<Vec<String>>,
+    /// Only the one call of that digest, `sha256:` and 64 digits; a grant that is bound stays bound to what it is.
+    arguments: Option<String>,
+}
+
+impl Reduce {
+    /// The smaller scope, where one is wanted: with all that stays of what is `held`.
+    fn scope(&self, held: &Scope) -> Result<Option<Scope>, NameError> {
+        if self.actions.is_none() && self.resources.is_none() && self.arguments.is_none() {
+            return Ok(None);
+        }
+        let actions = match &self.actions {
+            Some(texts) => texts.iter().map(|text| ActionPattern::new(text)).collect::<Result<_, _>>()?,
+            None => held.actions().to_vec(),
+        };
+        let resources = match &self.resources {
+            Some(texts) => texts.iter().map(|text| ResourcePattern::new(text)).collect::<Result<_, _>>()?,
+            None => held.resources().to_vec(),
+        };
+        let asked = self.arguments.as_deref().map(ArgumentDigest::parse).transpose()?;
+        Ok(Some(Scope::new(actions, resources).bound_to(held.arguments().copied()).bound_to(asked)))
+    }
 }
 
 #[utoipa::path(post, path = "/v1/grants/{id}/reduce", tag = "grants", operation_id = "reduce", summary = "Narrow a grant",
@@ -229,24 +251,7 @@ struct Reduce {
 async fn reduce(act: Act, Body(to): Body<Reduce>) -> Result<Json<GrantView>, Problem> {
     let row = act.grant().await?;
     let bad = |error: &dyn std::fmt::Display| Problem::invalid("invalid_field", error);
-    let scope = match (&to.actions, &to.resources) {
-        (None, None) => None,
-        (actions, resources) => {
-            let actions = match actions {
-                Some(texts) => {
-                    texts.iter().map(|t| ActionPattern::new(t)).collect::<Result<_, _>>().map_err(|e| bad(&e))?
-                }
-                None => row.grant.scope.actions().to_vec(),
-            };
-            let resources = match resources {
-                Some(texts) => {
-                    texts.iter().map(|t| ResourcePattern::new(t)).collect::<Result<_, _>>().map_err(|e| bad(&e))?
-                }
-                None => row.grant.scope.resources().to_vec(),
-            };
-            Some(Scope::new(actions, resources))
-        }
-    };
+    let scope = to.scope(&row.grant.scope).map_err(|error| bad(&error))?;
     let expires_at = to.expires_at.as_deref().map(Timestamp::parse).transpose().map_err(|e| bad(&e))?;
     let narrower = Narrower { expires_at, uses_max: to.uses_max, scope };
     act.changed(Command::Reduce(row.grant.id, narrower)).await

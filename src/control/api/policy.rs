@@ -14,7 +14,8 @@ use super::caller::Caller;
 use super::input::{Body, Params};
 use super::problem::{Problem, ProblemView};
 use crate::control::route;
-use crate::control::store::{Page, Rows, Store};
+use crate::control::store::{GrantRow, Page, Rows, Store};
+use crate::domain::arguments::ArgumentDigest;
 use crate::domain::grant::GrantState;
 use crate::domain::id::{ActionName, BackendName};
 use crate::domain::lock::LockSubject;
@@ -38,6 +39,8 @@ struct SimulatedCall {
     action: String,
     /// On which resource.
     resource: String,
+    /// The digest of the call, `sha256:` and 64 digits; without it no grant that is bound to one covers it.
+    arguments: Option<String>,
 }
 
 /// What would come of a call.
@@ -45,7 +48,7 @@ struct SimulatedCall {
 pub(super) struct Foreseen {
     /// Whether it would pass.
     pub(super) decision: bool,
-    /// Why, as a stable word: `granted`, `no_grant`, `lock`, `guardrail`, `unknown_principal` or `unmapped_action`.
+    /// Why, as a stable word: `granted`, `no_grant`, `arguments_differ`, `lock`, `guardrail`, `unknown_principal` or `unmapped_action`.
     pub(super) reason: String,
     /// The grants that cover it.
     pub(super) grants: Vec<String>,
@@ -70,6 +73,7 @@ pub(super) struct Call {
     pub(super) backend: BackendName,
     pub(super) action: ActionName,
     pub(super) resource: Resource,
+    pub(super) arguments: Option<ArgumentDigest>,
 }
 
 /// Most grants of one principal that are looked at.
@@ -109,18 +113,22 @@ impl Api {
             limit: GRANTS_MAX,
         };
         let grants = rows.grants(&page).await?;
-        let covers = grants.iter().filter(|row| {
-            row.grant.backend == call.backend
-                && row.grant.window.not_before <= now
-                && now < row.grant.window.expires_at
-                && row.grant.scope.covers(&call.action, &call.resource)
-        });
-        let covering: Vec<String> = covers.map(|row| row.grant.id.to_string()).collect();
+        let (covering, other): (Vec<&GrantRow>, Vec<&GrantRow>) = grants
+            .iter()
+            .filter(|row| {
+                row.grant.backend == call.backend
+                    && row.grant.window.not_before <= now
+                    && now < row.grant.window.expires_at
+                    && row.grant.scope.covers(&call.action, &call.resource)
+            })
+            .partition(|row| row.grant.scope.arguments().is_none_or(|bound| Some(*bound) == call.arguments));
+        let covering: Vec<String> = covering.iter().map(|row| row.grant.id.to_string()).collect();
         let asked = route::Call { backend: &call.backend, action: &call.action, resource: call.resource.text() };
         let guardrails = catalogue.policies.guardrails(known.actor(), asked, now);
         let stopped = guardrails.determining.clone();
         // One that cannot be evaluated stops the call too, and none is determining then.
         let reason = match (covering.is_empty(), guardrails.allowed) {
+            (true, _) if !other.is_empty() => "arguments_differ",
             (true, _) => "no_grant",
             (false, false) => "guardrail",
             (false, true) => "granted",
@@ -164,6 +172,7 @@ async fn simulate(
         backend: BackendName::new(&said.backend).map_err(|e| bad(&e))?,
         action: ActionName::new(&said.action).map_err(|e| bad(&e))?,
         resource: Resource::exact(said.resource),
+        arguments: said.arguments.as_deref().map(ArgumentDigest::parse).transpose().map_err(|e| bad(&e))?,
     };
     Ok(Json(api.foresee(&caller, &call, now).await?))
 }

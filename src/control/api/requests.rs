@@ -22,6 +22,7 @@ use super::view::RequestView;
 use crate::control::command::{Ask, Command, Idempotency, Reply};
 use crate::control::store::{Page, RequestRow, Rows, Store};
 use crate::domain::action::ActionPattern;
+use crate::domain::arguments::ArgumentDigest;
 use crate::domain::id::{EntitlementName, GrantId, RequestId, TaskRef};
 use crate::domain::json;
 use crate::domain::principal::Principal;
@@ -48,6 +49,8 @@ pub(super) struct NewRequest {
     actions: Option<Vec<String>>,
     /// Fewer resources than the entitlement has.
     resources: Option<Vec<String>>,
+    /// Only the one call of that digest: `sha256:` and 64 digits.
+    arguments: Option<String>,
     /// For how long; without it as long as the entitlement allows.
     #[schema(minimum = 1, maximum = 86_400)]
     duration_seconds: Option<u64>,
@@ -88,6 +91,10 @@ impl NewRequest {
             entitlement: EntitlementName::new(&self.entitlement).map_err(|e| bad("entitlement")(&e))?,
             actions,
             resources,
+            arguments: self
+                .arguments
+                .map(|text| ArgumentDigest::parse(&text).map_err(|e| bad("arguments")(&e)))
+                .transpose()?,
             duration_seconds: self.duration_seconds,
             uses: self.uses,
             renews: self.renews.map(|id| GrantId::new(&id).map_err(|e| bad("renews")(&e))).transpose()?,

@@ -129,6 +129,9 @@ pub(super) struct RequestView {
     actions: Vec<String>,
     /// On which resources.
     resources: Vec<String>,
+    /// Only the one call of that digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arguments: Option<String>,
     /// For how long at most, from when it is approved.
     duration_seconds: u64,
     /// For how many calls.
@@ -185,6 +188,7 @@ impl From<&RequestRow> for RequestView {
             backend: request.backend.to_string(),
             actions: request.scope.actions().iter().map(|action| action.as_str().to_owned()).collect(),
             resources: request.scope.resources().iter().map(|resource| resource.as_str().to_owned()).collect(),
+            arguments: request.scope.arguments().map(ToString::to_string),
             duration_seconds: request.duration.as_secs(),
             uses_max: request.uses_max,
             renews: request.renews.as_ref().map(ToString::to_string),
@@ -286,6 +290,9 @@ pub(super) struct GrantView {
     actions: Vec<String>,
     /// On which resources.
     resources: Vec<String>,
+    /// Only the one call of that digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arguments: Option<String>,
     /// The first moment at which it holds.
     not_before: String,
     /// The first moment at which it holds no more.
@@ -358,6 +365,7 @@ impl GrantView {
             backend: grant.backend.to_string(),
             actions: grant.scope.actions().iter().map(|action| action.as_str().to_owned()).collect(),
             resources: grant.scope.resources().iter().map(|resource| resource.as_str().to_owned()).collect(),
+            arguments: grant.scope.arguments().map(ToString::to_string),
             not_before: grant.window.not_before.to_string(),
             expires_at: grant.window.expires_at.to_string(),
             uses_max: grant.uses_max,

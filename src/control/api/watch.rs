@@ -69,6 +69,9 @@ enum Line {
         actions: Vec<String>,
         /// On which resources.
         resources: Vec<String>,
+        /// Only the one call of that digest.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        arguments: Option<String>,
         /// When it ends by itself.
         expires_at: String,
         /// What justifies it.
@@ -136,6 +139,7 @@ impl Line {
             backend: grant.backend.to_string(),
             actions: grant.scope.actions().iter().map(|action| action.as_str().to_owned()).collect(),
             resources: grant.scope.resources().iter().map(|resource| resource.as_str().to_owned()).collect(),
+            arguments: grant.scope.arguments().map(ToString::to_string),
             expires_at: grant.window.expires_at.to_string(),
             task: grant.task.as_ref().map(ToString::to_string),
         }

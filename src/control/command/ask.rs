@@ -12,8 +12,9 @@ use crate::control::refusal::Refusal;
 use crate::control::route::{Asked, Ruling, Verdict};
 use crate::control::store::{Change, EndReason, GrantRow, REPEATS_AFTER_END, RequestRow, Review, Rows, Write};
 use crate::domain::action::{ActionPattern, Scope};
+use crate::domain::arguments::ArgumentDigest;
 use crate::domain::elevation::{Elevation, Event, Request};
-use crate::domain::entitlement::{Bounds, DURATION_MAX, Entitlement, TaskRule};
+use crate::domain::entitlement::{ArgumentRule, Bounds, DURATION_MAX, Entitlement, TaskRule};
 use crate::domain::grant::{Grant, GrantState, Idle};
 use crate::domain::id::{EntitlementName, GrantId, RequestId, Revision, TaskRef};
 use crate::domain::lock::Lock;
@@ -40,6 +41,8 @@ pub struct Ask {
     pub actions: Option<Vec<ActionPattern>>,
     /// Fewer resources than the entitlement has.
     pub resources: Option<Vec<ResourcePattern>>,
+    /// Only for the call of that digest.
+    pub arguments: Option<ArgumentDigest>,
     /// For how many seconds; without it as long as the entitlement allows.
     pub duration_seconds: Option<u64>,
     /// For how many calls.
@@ -65,6 +68,24 @@ pub struct Idempotency {
     pub digest: String,
 }
 
+/// The scope as it must be bound: a grant that renews one for a call is for that call, and some entitlements are for nothing
+/// but single calls.
+fn bound_as(scope: Scope, of: &Entitlement, renewed: Option<&GrantRow>) -> Result<Scope, Refusal> {
+    let held = renewed.and_then(|row| row.grant.scope.arguments());
+    if let (Some(asked), Some(held)) = (scope.arguments(), held)
+        && asked != held
+    {
+        let detail = format!("what it renews is bound to `{held}`: leave `arguments` out, or ask anew");
+        return Err(Refusal::invalid("arguments_differ", detail));
+    }
+    let scope = scope.bound_to(held.copied());
+    if of.arguments == ArgumentRule::Required && scope.arguments().is_none() {
+        let detail = "this entitlement wants the `arguments` of one call, as `leasehold digest` prints them";
+        return Err(Refusal::invalid("arguments_required", detail));
+    }
+    Ok(scope)
+}
+
 impl<R: Rows> Work<'_, R> {
     pub(super) async fn ask(&mut self, ask: &Ask) -> Result<Reply, Failed> {
         if let Some(reply) = self.asked_before(ask).await? {
@@ -78,11 +99,12 @@ impl<R: Rows> Work<'_, R> {
             .get(&ask.entitlement)
             .ok_or_else(|| Refusal::not_found("entitlement", &ask.entitlement))?;
         let task = self.task_of(ask, entitlement).await?;
-        let request = self.request_of(ask, entitlement, &requester, &subject)?;
+        let mut request = self.request_of(ask, entitlement, &requester, &subject)?;
         if let Some(lock) = self.locked(&request).await? {
             return Err(Refusal::forbidden("lock", format_args!("a lock stops this: {}", lock.message)).into());
         }
         let renewed = self.renewed(ask, entitlement, &request.subject).await?;
+        request.scope = bound_as(request.scope, entitlement, renewed.as_ref())?;
         let held = self.rows.held(&request.subject, &request.entitlement).await?;
         let held = held.saturating_sub(u32::from(renewed.is_some()));
         if held >= entitlement.concurrent_max {
@@ -173,7 +195,8 @@ impl<R: Rows> Work<'_, R> {
         let scope = Scope::new(
             ask.actions.clone().unwrap_or_else(|| of.scope.actions().to_vec()),
             ask.resources.clone().unwrap_or_else(|| of.scope.resources().to_vec()),
-        );
+        )
+        .bound_to(ask.arguments);
         if scope.actions().is_empty() || scope.resources().is_empty() {
             return Err(Refusal::invalid(
                 "empty_scope",
@@ -241,6 +264,7 @@ impl<R: Rows> Work<'_, R> {
             entitlement: &request.entitlement,
             actions: &actions,
             resources: &resources,
+            arguments: request.scope.arguments(),
             duration: request.duration,
             uses: request.uses_max,
             emergency: request.emergency,

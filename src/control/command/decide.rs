@@ -8,7 +8,7 @@ use crate::control::refusal::{Kind, Refusal};
 use crate::control::route::{Ruling, Verdict};
 use crate::control::store::{RequestRow, Rows};
 use crate::domain::elevation::{Elevation, Event, Refused, Request};
-use crate::domain::entitlement::TaskRule;
+use crate::domain::entitlement::{ArgumentRule, TaskRule};
 use crate::domain::id::{GrantId, RequestId};
 use crate::domain::task::Task;
 
@@ -129,6 +129,9 @@ impl<R: Rows> Work<'_, R> {
         }
         if !row.request.scope.is_within(&entitlement.scope) || entitlement.backend != row.request.backend {
             return Ok(Some("the entitlement became narrower than the request".into()));
+        }
+        if entitlement.arguments == ArgumentRule::Required && row.request.scope.arguments().is_none() {
+            return Ok(Some("the entitlement is for single calls now, and it names none".into()));
         }
         let denied = ruling.filter(|ruling| ruling.verdict == Verdict::Deny);
         Ok(denied.map(|ruling| format!("policy changed: {}", ruling.reasons.join("; "))))

@@ -166,7 +166,11 @@ impl<R: Rows> Work<'_, R> {
         if row.grant.uses_max.is_some_and(|most| row.uses >= most) {
             return self.end(row, EndReason::Exhausted);
         }
-        let detail = json!({"use": use_id, "uses": row.uses});
+        let mut detail = json!({"use": use_id, "uses": row.uses});
+        if let Some(arguments) = row.grant.scope.arguments() {
+            // Of the call that the use was taken for: a sidecar compares before it asks.
+            detail["arguments"] = json!(arguments);
+        }
         self.plan.transition(Write::Grant(Box::new(row.clone())), None, "grant.used", id.as_str(), detail);
         row
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::{duration_text, group_name};
 use crate::domain::action::{ActionPattern, Scope};
-use crate::domain::entitlement::{DURATION_MAX, Entitlement, Step, TaskRule};
+use crate::domain::entitlement::{ArgumentRule, DURATION_MAX, Entitlement, Step, TaskRule};
 use crate::domain::grant::Idle;
 use crate::domain::id::{BackendName, EntitlementName};
 use crate::domain::resource::ResourcePattern;
@@ -43,6 +43,8 @@ pub(super) struct EntitlementSpec {
     justification: Need,
     #[serde(default)]
     task: TaskRule,
+    #[serde(default)]
+    arguments: ArgumentRule,
     #[serde(default = "one")]
     concurrent_max: u32,
     #[serde(default)]
@@ -103,6 +105,7 @@ impl EntitlementSpec {
             window: self.approval.window,
             justification_required: self.justification == Need::Required,
             task: self.task,
+            arguments: self.arguments,
             concurrent_max: self.concurrent_max,
             emergency: self.emergency,
         })

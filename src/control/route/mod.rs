@@ -29,6 +29,7 @@ pub use answer::{Answer, Ruling, Verdict};
 pub use load::load;
 
 use super::document::{Mode, Target};
+use crate::domain::arguments::ArgumentDigest;
 use crate::domain::elevation::Request;
 use crate::domain::entitlement::Step;
 use crate::domain::id::{ActionName, BackendName, EntitlementName};
@@ -93,6 +94,8 @@ pub struct Asked<'a> {
     pub actions: &'a [String],
     /// The resources asked for.
     pub resources: &'a [String],
+    /// The digest of the only call asked for.
+    pub arguments: Option<&'a ArgumentDigest>,
     /// For how long.
     pub duration: Duration,
     /// For how many calls.

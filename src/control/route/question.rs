@@ -72,6 +72,9 @@ pub(super) fn elevation(asked: Asked<'_>, now: Timestamp) -> Result<Context, Str
     if let Some(uses) = asked.uses {
         pairs.push(("uses".to_owned(), long(uses)));
     }
+    if let Some(arguments) = asked.arguments {
+        pairs.push(("arguments".to_owned(), text(&arguments.to_string())));
+    }
     if let Some(task) = asked.task {
         let (source, reference) = task.reference.as_str().split_once(':').unwrap_or_default();
         let record = Expression::new_record([

@@ -20,7 +20,7 @@ const ELEVATION: &str = r#"
     principal: [Principal], resource: [Entitlement],
     context: {
       "now": datetime, "ttl_s": Long, "uses"?: Long, "actions": Set<String>, "resources": Set<String>,
-      "emergency": Bool, "task"?: Task } };
+      "arguments"?: String, "emergency": Bool, "task"?: Task } };
   action "elevation:approve" appliesTo { principal: [Principal], resource: [Request], context: { "now": datetime } };
 "#;
 

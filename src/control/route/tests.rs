@@ -10,7 +10,8 @@ use super::question::{ACTIONS, Context, Word, uid};
 use super::*;
 use crate::control::document::{Class, PolicySpec};
 use crate::domain::action::{ActionPattern, Scope};
-use crate::domain::entitlement::{Entitlement, TaskRule};
+use crate::domain::arguments::ArgumentDigest;
+use crate::domain::entitlement::{ArgumentRule, Entitlement, TaskRule};
 use crate::domain::id::{RequestId, TaskRef};
 use crate::domain::principal::{Principal, PrincipalKind};
 use crate::domain::resource::ResourcePattern;
@@ -71,10 +72,12 @@ fn what_is_asked_fits_the_schema() {
         [(None, None, None, &texts[..0]), (Some("https://idp.test#o"), Some(3), Some(&task), &texts[..])]
     {
         let actor = Actor { principal: &person, kind: PrincipalKind::Agent, groups: &groups, owner };
+        let arguments = uses.map(|_| ArgumentDigest::from_bytes([7; 32]));
         let asked = Asked {
             entitlement: &name,
             actions: texts,
             resources: texts,
+            arguments: arguments.as_ref(),
             duration: Duration::from_secs(u64::MAX),
             uses,
             emergency: true,
@@ -140,6 +143,7 @@ fn loaded(chosen: &[usize]) -> (Policies, cedar_policy::PolicySet) {
             window: Duration::from_secs(60),
             justification_required: false,
             task: TaskRule::Optional,
+            arguments: ArgumentRule::Optional,
             concurrent_max: 1,
             emergency: false,
         };
@@ -180,7 +184,7 @@ proptest! {
             let entitlement = EntitlementName::new(name).unwrap();
             let duration = Duration::from_secs(seconds);
             let asked = Asked {
-                entitlement: &entitlement, actions: &[], resources: &[], duration, uses: None, emergency, task: None,
+                entitlement: &entitlement, actions: &[], resources: &[], arguments: None, duration, uses: None, emergency, task: None,
             };
             let prepared = &policies.entitlements[&entitlement];
             let entities = question::with(&prepared.entities, [own.clone()]).unwrap();
