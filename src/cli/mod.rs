@@ -10,6 +10,7 @@
 mod admin;
 mod check;
 mod client;
+mod digest;
 mod explain;
 mod login;
 mod policy;
@@ -154,6 +155,24 @@ Exit codes:
   2  the command line is wrong"
     )]
     Explain(explain::Explain),
+
+    /// Prints the digest of one exact call, which a request can be bound to
+    #[command(
+        long_about = "Prints the digest of one exact call, which a request can be bound to.\n\n\
+A grant that is bound to a digest covers this call and no other: this method, this path and query, this type and these \
+bytes of the body. Who asks sends the digest as `--arguments`; who approves makes it again from the call that they were \
+shown, and compares. Nothing is sent anywhere.",
+        after_help = "\
+Examples:
+  leasehold digest DELETE /api/queues/%2F/orders
+  leasehold digest POST '/search?limit=1' --content-type application/json --body query.json
+  printf '%s\\n%s\\n' 'POST /search?limit=1' application/json | cat - query.json | sha256sum    the same by hand
+
+Exit codes:
+  0  it is printed
+  2  the command line or the file is wrong, or no sidecar would let such a call through"
+    )]
+    Digest(digest::Digest),
 
     /// Checks, tests and explains documents and their policies before they are applied
     #[command(subcommand)]
@@ -367,6 +386,7 @@ fn dispatch(command: Command, before: &client::ServerArgsBefore) -> Result<(), F
         Command::Check { file, strict } => check::check(&file, &config::check(&file)?, strict),
         Command::Remote(remote) => remote.run(),
         Command::Explain(explain) => explain.run(),
+        Command::Digest(digest) => digest.run(),
         Command::Policy(policy) => policy.run(),
         Command::Status { admin, output } => Ok(show::status(&admin.url, output)?),
         Command::Demo { once } => Ok(serve::demo(!once)?),

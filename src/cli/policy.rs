@@ -90,6 +90,9 @@ pub(super) struct Explain {
     /// Fewer resources than the entitlement has; may be given more than once
     #[arg(long = "resource", value_name = "RESOURCE")]
     resources: Vec<String>,
+    /// Only the one call of that digest
+    #[arg(long, value_name = "DIGEST")]
+    arguments: Option<String>,
     /// For how long, such as `15m`
     #[arg(long, value_name = "DURATION")]
     duration: Option<String>,
@@ -198,7 +201,7 @@ impl Explain {
         let time = self.time.clone().unwrap_or_else(policy::now);
         let mut given = json!({
             "principal": self.principal, "entitlement": self.entitlement, "duration": self.duration, "uses": self.uses,
-            "time": time, "justification": "explain",
+            "time": time, "justification": "explain", "arguments": self.arguments,
         });
         if !self.actions.is_empty() {
             given["actions"] = json!(self.actions);

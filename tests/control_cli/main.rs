@@ -12,6 +12,7 @@ mod issuer;
 #[allow(dead_code)]
 mod tools;
 
+mod arguments;
 mod crash;
 mod examples;
 mod faults;

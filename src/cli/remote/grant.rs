@@ -12,6 +12,7 @@ use super::{Call, Common, Failure, confirm, duration, more, view};
 use crate::cli::admin::AdminUrl;
 use crate::cli::client::Client;
 use crate::cli::{Output, print, show};
+use crate::domain::arguments::ArgumentDigest;
 use crate::domain::time::Timestamp;
 
 /// Most grants that are named before they are taken away.
@@ -126,6 +127,9 @@ pub(in crate::cli) struct Reduce {
     /// Only this resource; may be given more than once
     #[arg(long = "resource", value_name = "RESOURCE", group = "narrower")]
     resources: Vec<String>,
+    /// Only the one call of that digest, as `leasehold digest` prints it; a grant that is bound stays bound to what it is
+    #[arg(long, value_name = "DIGEST", group = "narrower")]
+    arguments: Option<ArgumentDigest>,
     /// Says what would come of it, and does nothing
     #[arg(long)]
     dry_run: bool,
@@ -142,6 +146,9 @@ impl Reduce {
         }
         if let Some(uses) = self.uses {
             body.insert("uses_max".into(), json!(uses));
+        }
+        if let Some(digest) = self.arguments {
+            body.insert("arguments".into(), json!(digest));
         }
         for (key, list) in [("actions", &self.actions), ("resources", &self.resources)] {
             if !list.is_empty() {

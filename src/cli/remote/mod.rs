@@ -63,7 +63,8 @@ pub(super) enum Remote {
     #[command(after_help = concat!(
         "Examples:\n",
         "  leasehold request pg-maintenance --task pagerduty:P1 --ttl 15m --wait\n",
-        "  leasehold request ci-deploy --task github:org/app:run:7 --resource 'vhosts/prod/**' --dry-run\n\n",
+        "  leasehold request ci-deploy --task github:org/app:run:7 --resource 'vhosts/prod/**' --dry-run\n",
+        "  leasehold request lookup --uses 1 --arguments \"$(leasehold digest GET /customers/4711)\"    one exact call\n\n",
         "Exit codes:\n",
         "  0  granted\n",
         "  1  denied, cancelled or expired, or it failed\n",
@@ -96,7 +97,7 @@ pub(super) enum Remote {
     #[command(after_help = EXIT_CODES)]
     Show(inspect::Show),
 
-    /// Narrows a grant: an earlier end, fewer uses, actions or resources
+    /// Narrows a grant: an earlier end, fewer uses, actions or resources, or one exact call
     #[command(after_help = EXIT_CODES)]
     Reduce(grant::Reduce),
 

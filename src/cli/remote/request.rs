@@ -11,6 +11,7 @@ use super::render::{self, must, text};
 use super::{Call, Common, Failure, duration, more, view};
 use crate::cli::client::{Client, fresh_key};
 use crate::cli::{Output, print};
+use crate::domain::arguments::ArgumentDigest;
 
 /// Longest that one call waits; a longer wait is several.
 const WAIT_ONCE: Duration = Duration::from_secs(30);
@@ -36,6 +37,9 @@ pub(in crate::cli) struct Ask {
     /// Only this resource; may be given more than once
     #[arg(long = "resource", value_name = "RESOURCE")]
     resources: Vec<String>,
+    /// Only the one call of that digest, as `leasehold digest` prints it
+    #[arg(long, value_name = "DIGEST")]
+    arguments: Option<ArgumentDigest>,
     /// Why, in your words; approvers see it marked as yours
     #[arg(long, value_name = "TEXT")]
     justification: Option<String>,
@@ -91,6 +95,7 @@ impl Ask {
         put("subject", self.subject.as_ref().map(|subject| json!(subject)));
         put("actions", list(&self.actions));
         put("resources", list(&self.resources));
+        put("arguments", self.arguments.map(|digest| json!(digest)));
         put("duration_seconds", self.ttl.map(|ttl| json!(ttl.as_secs())));
         put("uses", self.uses.map(|uses| json!(uses)));
         put("renews", self.renews.as_ref().map(|grant| json!(grant)));

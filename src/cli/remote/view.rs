@@ -23,7 +23,7 @@ pub(super) const GRANTS: &[Column] = &[
     ("PRINCIPAL", |grant, _| text(grant, &["/principal"])),
     ("BACKEND", |grant, _| text(grant, &["/backend"])),
     ("ACTIONS", |grant, _| text(grant, &["/actions"])),
-    ("RESOURCES", |grant, _| text(grant, &["/resources"])),
+    ("RESOURCES", |grant, _| resources(grant)),
     ("EXPIRES", |grant, now| when(grant, &["/expires_at"], now)),
     ("USES", |grant, _| uses(grant)),
     ("USED", |grant, now| when(grant, &["/last_used"], now)),
@@ -37,6 +37,12 @@ pub(super) const LOCKS: &[Column] = &[
     ("ENDS", |lock, now| when(lock, &["/expires_at"], now)),
     ("MESSAGE", |lock, _| text(lock, &["/message"])),
 ];
+
+/// On what a grant holds, and whether for one call only.
+fn resources(grant: &Value) -> String {
+    let bound = grant.get("arguments").is_some_and(|digest| !digest.is_null());
+    text(grant, &["/resources"]) + if bound { " (one call)" } else { "" }
+}
 
 /// A grant whose end has come is over, whether that was recorded yet or not.
 fn grant_state(grant: &Value, now: Timestamp) -> String {
@@ -91,8 +97,12 @@ pub(super) fn lets(request: &Value) -> String {
         "-" => ", for no task".to_owned(),
         task => format!(", for task {task}"),
     };
+    let call = match text(request, &["/arguments"]).as_str() {
+        "-" => String::new(),
+        digest => format!(", in the one call {digest}"),
+    };
     format!(
-        "It lets {} do {} on {} of backend {}, for {} from when it is approved{uses}{task}.",
+        "It lets {} do {} on {} of backend {}{call}, for {} from when it is approved{uses}{task}.",
         text(request, &["/subject"]),
         text(request, &["/actions"]),
         text(request, &["/resources"]),
@@ -123,6 +133,7 @@ pub(super) fn request(request: &Value, now: Timestamp) -> String {
         ("backend", of(&["/backend"])),
         ("actions", of(&["/actions"])),
         ("resources", of(&["/resources"])),
+        ("arguments", of(&["/arguments"])),
         ("for", duration(request, "duration_seconds")),
         ("uses", of(&["/uses_max"])),
         ("renews", of(&["/renews"])),
@@ -179,6 +190,7 @@ pub(super) fn grant(grant: &Value, now: Timestamp) -> String {
         ("backend", of(&["/backend"])),
         ("actions", of(&["/actions"])),
         ("resources", of(&["/resources"])),
+        ("arguments", of(&["/arguments"])),
         ("from", at(&["/not_before"])),
         ("began", if of(&["/began_at"]) == of(&["/created_at"]) { String::new() } else { at(&["/began_at"]) }),
         ("expires", at(&["/expires_at"])),
@@ -257,6 +269,9 @@ mod tests {
             "It lets https://i#bot do vacuum on tables/** of backend db, for 15m from when it is approved, at most 2 times, for task jira:OPS-1."
         );
         assert!(!said.contains("ignore"));
+        let mut bound = pending();
+        bound["arguments"] = json!("sha256:12");
+        assert!(lets(&bound).contains("of backend db, in the one call sha256:12, for 15m"), "{}", lets(&bound));
     }
 
     #[test]
