@@ -7,6 +7,7 @@
 //! The map, in the order of dependency; `tests/boundaries.rs` holds who may name whom:
 //!
 //! * [`domain`] — what things are: ids, time, principals, actions, resources, grants, locks. No I/O, no clock.
+//! * [`action_map`] — how the calls of a backend become actions, as it is written; both planes read it.
 //! * [`guardrail`] — what forbids a call although a grant covers it; both planes read and evaluate it alike.
 //! * [`identity`] — a proof in, a [`Verified`](identity::Verified) principal out.
 //! * [`telemetry`] — log lines, the metric registry, the admin listener; knows no word of the domain.
@@ -19,6 +20,8 @@
 //! * [`cli`] — commands and flags; the only module that prints.
 
 pub mod domain;
+
+pub mod action_map;
 
 pub mod guardrail;
 

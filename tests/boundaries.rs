@@ -11,15 +11,19 @@ type Table = &'static [(&'static str, &'static [&'static str])];
 /// The folders of `src/`. What is not listed is refused.
 const TOP: Table = &[
     ("domain", &[]),
+    ("action_map", &["domain"]),
     ("guardrail", &["domain"]),
     ("telemetry", &[]),
     ("identity", &["domain"]),
     ("wire", &["domain"]),
     ("sync", &["domain", "telemetry", "wire"]),
-    ("sidecar", &["domain", "guardrail", "identity", "sync", "telemetry"]),
-    ("control", &["domain", "guardrail", "identity", "sync", "telemetry"]),
+    ("sidecar", &["action_map", "domain", "guardrail", "identity", "sync", "telemetry"]),
+    ("control", &["action_map", "domain", "guardrail", "identity", "sync", "telemetry"]),
     ("config", &["domain", "identity", "sidecar", "sync", "telemetry"]),
-    ("app", &["config", "control", "domain", "guardrail", "identity", "sidecar", "sync", "telemetry", "wire"]),
+    (
+        "app",
+        &["action_map", "config", "control", "domain", "guardrail", "identity", "sidecar", "sync", "telemetry", "wire"],
+    ),
     ("cli", &["app", "config", "domain", "telemetry"]),
 ];
 

@@ -12,8 +12,8 @@ use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde_json::Value;
 
 use super::BodyRefused;
-use super::document::EncodingDocument;
 use super::template::Values;
+use crate::action_map::document::EncodingDocument;
 use crate::domain::json::{SameKey, object};
 
 /// Deepest nesting of a body.

@@ -6,10 +6,10 @@ use http::Method;
 use http::header::{HeaderMap, HeaderName};
 
 use super::body::{BodyField, BodyFields};
-use super::document::{ActionMapDocument, BodyFieldDocument, ClassDocument, RuleDocument, WantedDocument};
 use super::range::KeyRange;
 use super::template::{PathTemplate, Piece, ResourceTemplate};
 use super::{ActionSpec, RuleError, RuleErrors};
+use crate::action_map::document::{ActionMapDocument, BodyFieldDocument, ClassDocument, RuleDocument, WantedDocument};
 use crate::domain::action::ActionClass;
 use crate::domain::id::ActionName;
 use crate::sidecar::canonical::Canonical;

@@ -8,7 +8,6 @@
 
 mod body;
 mod compile;
-mod document;
 mod range;
 mod template;
 
@@ -18,6 +17,7 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::action_map::{ActionMapDocument, Requires};
 use crate::domain::action::ActionClass;
 use crate::domain::id::ActionName;
 use crate::domain::resource::Resource;
@@ -27,8 +27,6 @@ use crate::sidecar::reason::Reason;
 use body::BodyFields;
 use compile::{Condition, Rule};
 use template::Values;
-
-pub use document::{ActionMapDocument, Requires};
 
 /// A named operation of a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -78,7 +78,8 @@ pub enum Several {
 }
 
 impl Several {
-    pub(super) fn all(&self) -> &[String] {
+    /// All of them.
+    pub fn all(&self) -> &[String] {
         match self {
             Self::One(one) => std::slice::from_ref(one),
             Self::Many(many) => many,
