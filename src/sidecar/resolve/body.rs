@@ -29,7 +29,7 @@ pub(super) struct BodyFields {
 /// One field.
 #[derive(Debug, Clone)]
 pub(super) struct BodyField {
-    pub(super) name: &'static str,
+    pub(super) name: Box<str>,
     pub(super) pointers: Vec<String>,
     pub(super) encoding: EncodingDocument,
     pub(super) default: Option<String>,
@@ -71,7 +71,7 @@ impl BodyFields {
                 (None, _, Some(default)) => Cow::Borrowed(default.as_bytes()),
                 (None, _, None) => return Err(BodyRefused::Malformed),
             };
-            values.push((field.name, value));
+            values.push((&*field.name, value));
         }
         Ok(())
     }

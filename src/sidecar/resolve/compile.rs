@@ -184,9 +184,9 @@ fn compile_rule(written: &RuleDocument, action: &Arc<ActionSpec>, place: usize) 
     let body = body(written)?;
     let mut rules = Vec::new();
     for path in paths {
-        let mut known: Vec<(&'static str, bool)> = path.names().collect();
+        let mut known: Vec<(&str, bool)> = path.names().collect();
         for field in body.iter().flat_map(|body| &body.fields) {
-            known.push((field.name, false));
+            known.push((&*field.name, false));
         }
         for (at, (name, _)) in known.iter().enumerate() {
             if known[..at].iter().any(|(other, _)| other == name) {
@@ -201,8 +201,8 @@ fn compile_rule(written: &RuleDocument, action: &Arc<ActionSpec>, place: usize) 
                     let found = known.iter().find(|(known, _)| *known == name).map(|(known, _)| *known);
                     found.ok_or_else(|| format!("range: nothing gives `{name}` a value"))
                 };
-                let range = KeyRange { from: find(&range.from)?, to: find(&range.to)? };
-                if !resource.ends_with_path(range.from) {
+                let range = KeyRange { from: find(&range.from)?.into(), to: find(&range.to)?.into() };
+                if !resource.ends_with_path(&range.from) {
                     return Err(format!("range: `resource` must end with `{{{}...}}`", range.from));
                 }
                 Some(range)
@@ -300,7 +300,7 @@ fn body_field(name: &str, field: &BodyFieldDocument) -> Result<BodyField, String
         return Err(format!("body `{name}`: pointer `{bad}` must begin with `/`"));
     }
     Ok(BodyField {
-        name: Box::leak(name.to_owned().into_boxed_str()),
+        name: name.into(),
         pointers,
         encoding: field.encoding,
         default: field.default.clone(),

@@ -256,7 +256,7 @@ pub fn fuzz(map: &ActionMap, bytes: &[u8]) {
 }
 
 impl Rule {
-    fn matches<'c>(&self, call: &'c Canonical, segments: &template::Path<'c>) -> Option<Values<'c>> {
+    fn matches<'c>(&'c self, call: &'c Canonical, segments: &template::Path<'c>) -> Option<Values<'c>> {
         if !self.methods.has(call.method()) || self.action.upgrade.as_deref() != call.upgrade() {
             return None;
         }

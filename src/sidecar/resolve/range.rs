@@ -7,15 +7,15 @@ use super::template::{ResourceTemplate, Values, value};
 /// From which value to which.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct KeyRange {
-    pub(super) from: &'static str,
-    pub(super) to: &'static str,
+    pub(super) from: Box<str>,
+    pub(super) to: Box<str>,
 }
 
 impl KeyRange {
     /// What `[from, to)` reaches: the one key, or everything under the longest text that all of its keys begin with. None
     /// where the range is empty or inverted.
     pub(super) fn resource(&self, template: &ResourceTemplate, values: &Values<'_>) -> Option<Resource> {
-        let (from, to) = (value(values, self.from), value(values, self.to));
+        let (from, to) = (value(values, &self.from), value(values, &self.to));
         if to.is_empty() {
             return Some(template.fill(values));
         }

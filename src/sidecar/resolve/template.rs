@@ -58,14 +58,9 @@ pub(super) enum Piece {
     /// This text.
     Literal(String),
     /// One segment.
-    One { name: &'static str, kind: Kind },
+    One { name: Box<str>, kind: Kind },
     /// One or more segments, to the end.
-    Tail { name: &'static str },
-}
-
-/// Names of parameters live as long as the program: maps are few, small and loaded seldom.
-fn keep(name: &str) -> &'static str {
-    Box::leak(name.to_owned().into_boxed_str())
+    Tail { name: Box<str> },
 }
 
 impl Piece {
@@ -127,7 +122,7 @@ impl PathTemplate {
     }
 
     /// The values of its names, if the path is one that it stands for.
-    pub(super) fn matches<'c>(&self, path: &Path<'c>) -> Option<Values<'c>> {
+    pub(super) fn matches<'c>(&'c self, path: &Path<'c>) -> Option<Values<'c>> {
         let mut values = Values::new();
         for (place, piece) in self.pieces.iter().enumerate() {
             match piece {
@@ -141,14 +136,14 @@ impl PathTemplate {
                     if !kind.holds(segment) {
                         return None;
                     }
-                    values.push((*name, decode(segment)));
+                    values.push((name, decode(segment)));
                 }
                 Piece::Tail { name } => {
                     let rest = path.get(place..).filter(|rest| !rest.is_empty())?;
                     // Segment by segment, so that an encoded slash inside one stays inside it.
                     let encoded: SmallVec<[_; 8]> = rest.iter().map(|segment| decode(segment)).collect();
                     let texts: SmallVec<[_; 8]> = encoded.iter().map(|bytes| encode_segment(bytes)).collect();
-                    values.push((*name, Cow::Owned(texts.join("/").into_bytes())));
+                    values.push((name, Cow::Owned(texts.join("/").into_bytes())));
                     return Some(values);
                 }
             }
@@ -157,11 +152,11 @@ impl PathTemplate {
     }
 
     /// The names it gives values to, and whether each is a tail.
-    pub(super) fn names(&self) -> impl Iterator<Item = (&'static str, bool)> {
+    pub(super) fn names(&self) -> impl Iterator<Item = (&str, bool)> {
         self.pieces.iter().filter_map(|piece| match piece {
             Piece::Literal(_) => None,
-            Piece::One { name, .. } => Some((*name, false)),
-            Piece::Tail { name } => Some((*name, true)),
+            Piece::One { name, .. } => Some((&**name, false)),
+            Piece::Tail { name } => Some((&**name, true)),
         })
     }
 
@@ -219,7 +214,7 @@ fn piece(segment: &str) -> Result<Piece, String> {
         };
     };
     if let Some(name) = inside.strip_suffix("...") {
-        return Ok(Piece::Tail { name: keep(check_name(name)?) });
+        return Ok(Piece::Tail { name: check_name(name)?.into() });
     }
     let (name, kind) = match inside.split_once(':') {
         None => (inside, Kind::Any),
@@ -227,7 +222,7 @@ fn piece(segment: &str) -> Result<Piece, String> {
             (name, Kind::read(kind).ok_or_else(|| format!("`{kind}` is no type; write `int`, `uuid` or `name`"))?)
         }
     };
-    Ok(Piece::One { name: keep(check_name(name)?), kind })
+    Ok(Piece::One { name: check_name(name)?.into(), kind })
 }
 
 fn check_name(name: &str) -> Result<&str, String> {
@@ -239,11 +234,11 @@ fn check_name(name: &str) -> Result<&str, String> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     Literal(String),
-    Segment(&'static str),
+    Segment(Box<str>),
     /// A value that keeps its slashes.
-    Path(&'static str),
+    Path(Box<str>),
     /// The tail of a path, encoded already.
-    Tail(&'static str),
+    Tail(Box<str>),
 }
 
 /// A resource template.
@@ -256,7 +251,7 @@ pub(super) struct ResourceTemplate {
 
 impl ResourceTemplate {
     /// Reads `vhosts/{vhost}/queues/{queue}`; a last `**` means everything under what stands before it.
-    pub(super) fn read(text: &str, known: &[(&'static str, bool)]) -> Result<Self, String> {
+    pub(super) fn read(text: &str, known: &[(&str, bool)]) -> Result<Self, String> {
         let (mut rest, under) = match text.strip_suffix("**") {
             Some(rest) => (rest, true),
             None => (text, false),
@@ -278,9 +273,9 @@ impl ResourceTemplate {
                 return Err(format!("resource `{text}`: nothing gives `{name}` a value"));
             };
             parts.push(match (*tail, path) {
-                (true, _) => Part::Tail(name),
-                (false, true) => Part::Path(name),
-                (false, false) => Part::Segment(name),
+                (true, _) => Part::Tail((*name).into()),
+                (false, true) => Part::Path((*name).into()),
+                (false, false) => Part::Segment((*name).into()),
             });
             rest = &rest[close + 1..];
         }
@@ -313,7 +308,7 @@ impl ResourceTemplate {
 
     /// Whether `name` is its last part and keeps its slashes, so that what follows it can be cut off.
     pub(super) fn ends_with_path(&self, name: &str) -> bool {
-        !self.under && matches!(self.parts.last(), Some(Part::Path(last)) if *last == name)
+        !self.under && matches!(self.parts.last(), Some(Part::Path(last)) if **last == *name)
     }
 }
 
