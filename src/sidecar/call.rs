@@ -196,7 +196,7 @@ async fn carry(
     let mut known = resolve(backend, canonical, body, upgrade).await?;
     told.action = known.action.clone();
     if let Some(action) = &known.action {
-        record.resolved(action.index, &known.resource);
+        record.resolved(action.index, &action.name, &known.resource);
         told.resource = Some(known.resource.clone());
     }
 

@@ -44,7 +44,7 @@ pub struct CallRecord {
     trace: Option<[u8; 32]>,
     principal: Option<(Principal, &'static str)>,
     backend: Option<usize>,
-    action: Option<usize>,
+    action: Option<(usize, ActionName)>,
     resource: Option<Resource>,
     live: Option<Arc<LiveCall<Subject>>>,
     denial: Option<Denial>,
@@ -115,9 +115,9 @@ impl CallRecord {
         self.trace = headers.get("traceparent").and_then(|value| trace_id(value.as_bytes()));
     }
 
-    /// Which action on what.
-    pub fn resolved(&mut self, action: usize, resource: &Resource) {
-        self.action = Some(action);
+    /// Which action on what; `place` is the action's in its map.
+    pub fn resolved(&mut self, place: usize, action: &ActionName, resource: &Resource) {
+        self.action = Some((place, action.clone()));
         self.resource = Some(resource.clone());
     }
 
@@ -235,7 +235,7 @@ impl Drop for CallRecord {
             principal: self.principal.as_ref().map(|(principal, _)| principal),
             identity: self.principal.as_ref().map(|(_, method)| *method),
             backend: self.backend,
-            action: self.action,
+            action: self.action.as_ref().map(|(place, name)| (*place, name)),
             resource: self.resource.as_ref().or(live.map(Subject::resource)),
             method: self.method.as_str(),
             path: self.target.as_ref().map_or("", |target| target.path()),

@@ -36,7 +36,7 @@ pub(super) fn call(buffer: &mut Vec<u8>, sequence: u64, uptime: Uptime, catalogu
     line.maybe("principal", outcome.principal.map(|principal| principal.as_str()));
     line.maybe("identity", outcome.identity);
     line.maybe("backend", catalogue.backend(outcome.backend).map(|name| name.as_str()));
-    line.maybe("action", catalogue.action(outcome.backend, outcome.action).map(|name| name.as_str()));
+    line.maybe("action", outcome.action.map(|(_, name)| name.as_str()));
     if let Some(resource) = outcome.resource {
         line.resource(resource);
     }

@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 use super::{Catalogue, Ended, Outcome};
+use crate::domain::id::ActionName;
 use crate::sidecar::reason::{Decision, Reason};
 
 /// What a call without a backend or an action is counted under.
@@ -43,6 +44,17 @@ struct BackendHandles {
     upstream: Histogram,
     bytes_in: IntCounter,
     bytes_out: IntCounter,
+}
+
+impl BackendHandles {
+    /// The handles of an action; its name alone where it is none of today's.
+    fn action<'a>(&self, action: Option<(usize, &'a ActionName)>) -> Result<&ActionHandles, &'a ActionName> {
+        let Some((place, name)) = action else { return Ok(&self.unmapped) };
+        let is = |handles: &&ActionHandles| handles.name == name.as_str();
+        // A call that was resolved by another map than today's may have another place.
+        let found = self.actions.get(place).filter(is).or_else(|| self.actions.iter().find(is));
+        found.ok_or(name)
+    }
 }
 
 /// The counters of one action by decision and reason, made when first counted.
@@ -135,19 +147,14 @@ impl RecordMetrics {
         self.outcomes.inc();
         let backends = self.backends.load();
         let backend = outcome.backend.and_then(|place| backends.get(place)).unwrap_or(&self.unknown);
-        let action = outcome.action.and_then(|place| backend.actions.get(place)).unwrap_or(&backend.unmapped);
+        let counter = |action: &str| {
+            let labels = [&backend.name, action, outcome.decision.as_str(), outcome.reason.as_str()];
+            self.calls.with_label_values(&labels)
+        };
         let place = outcome.decision as usize * Reason::ALL.len() + outcome.reason as usize;
-        if let Some(counter) = action.counters.get(place) {
-            counter
-                .get_or_init(|| {
-                    self.calls.with_label_values(&[
-                        &backend.name,
-                        &action.name,
-                        outcome.decision.as_str(),
-                        outcome.reason.as_str(),
-                    ])
-                })
-                .inc();
+        match backend.action(outcome.action) {
+            Ok(action) => action.counters[place].get_or_init(|| counter(&action.name)).inc(),
+            Err(name) => counter(name.as_str()).inc(),
         }
         for rule in outcome.shadow {
             self.shadow.with_label_values(&[rule.id.as_str()]).inc();

@@ -76,17 +76,13 @@ pub struct Settings {
 pub struct Catalogue(Vec<(BackendName, Vec<ActionName>)>);
 
 impl Catalogue {
-    /// A catalogue; places in it are what [`Outcome`] holds.
+    /// A catalogue; a backend's place in it is what [`Outcome`] holds.
     pub fn new(backends: Vec<(BackendName, Vec<ActionName>)>) -> Self {
         Self(backends)
     }
 
     fn backend(&self, place: Option<usize>) -> Option<&BackendName> {
         self.0.get(place?).map(|(name, _)| name)
-    }
-
-    fn action(&self, backend: Option<usize>, action: Option<usize>) -> Option<&ActionName> {
-        self.0.get(backend?)?.1.get(action?)
     }
 }
 
@@ -175,7 +171,8 @@ pub struct Outcome<'a> {
     pub principal: Option<&'a Principal>,
     pub identity: Option<&'a str>,
     pub backend: Option<usize>,
-    pub action: Option<usize>,
+    /// Its place in the map by which the call was resolved, which may be another than today's, and its name.
+    pub action: Option<(usize, &'a ActionName)>,
     pub resource: Option<&'a Resource>,
     pub method: &'a str,
     pub path: &'a str,

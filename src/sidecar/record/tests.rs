@@ -12,6 +12,10 @@ impl Clock for StillClock {
 }
 
 fn open(directory: &std::path::Path, bytes_max: u64) -> Arc<Recorder> {
+    open_with(directory, bytes_max, &prometheus::Registry::new())
+}
+
+fn open_with(directory: &std::path::Path, bytes_max: u64, registry: &prometheus::Registry) -> Arc<Recorder> {
     let settings = Settings {
         directory: directory.to_owned(),
         segment_bytes: 4_096,
@@ -20,11 +24,11 @@ fn open(directory: &std::path::Path, bytes_max: u64) -> Arc<Recorder> {
         access_log: AccessLog::Off,
     };
     let names = vec![(BackendName::new("rabbitmq").unwrap(), vec![ActionName::new("queue.delete").unwrap()])];
-    Recorder::open(settings, Catalogue::new(names), &prometheus::Registry::new(), Arc::new(StillClock)).unwrap()
+    Recorder::open(settings, Catalogue::new(names), registry, Arc::new(StillClock)).unwrap()
 }
 
 fn with_outcome(path: &str, peer: &str, see: impl FnOnce(&Outcome<'_>)) {
-    let id = CallId { prefix: "x".into(), number: 1 };
+    let (id, action) = (CallId { prefix: "x".into(), number: 1 }, ActionName::new("queue.delete").unwrap());
     see(&Outcome {
         id: &id,
         at: Timestamp::from_seconds(1),
@@ -34,7 +38,7 @@ fn with_outcome(path: &str, peer: &str, see: impl FnOnce(&Outcome<'_>)) {
         principal: None,
         identity: None,
         backend: Some(0),
-        action: Some(0),
+        action: Some((0, &action)),
         resource: None,
         method: "GET",
         path,
@@ -99,6 +103,26 @@ fn an_intent_is_with_the_kernel_when_intend_returns() {
     intend(&worker).unwrap();
     let kinds: Vec<_> = lines(folder.path()).iter().map(|line| line["kind"].clone()).collect();
     assert_eq!(kinds, ["call", "intent"]);
+}
+
+#[test]
+fn a_call_is_counted_as_what_it_was_whatever_the_map_says_when_it_ends() {
+    let (folder, registry) = (tempfile::tempdir().unwrap(), prometheus::Registry::new());
+    let recorder = open_with(folder.path(), 1 << 20, &registry);
+    let worker = recorder.worker();
+    with_outcome("/a", "peer", |outcome| worker.outcome(outcome));
+    for actions in [&["queue.purge", "queue.delete"][..], &["queue.purge"], &[]] {
+        let actions = actions.iter().map(|name| ActionName::new(name).unwrap()).collect();
+        recorder.recatalogue(Catalogue::new(vec![(BackendName::new("rabbitmq").unwrap(), actions)]));
+        with_outcome("/a", "peer", |outcome| worker.outcome(outcome));
+    }
+    let families = registry.gather();
+    let calls = families.iter().find(|family| family.name() == "leasehold_calls_total").unwrap();
+    let [series] = calls.get_metric() else { panic!("{calls:?}") };
+    let action = series.get_label().iter().find(|label| label.name() == "action").unwrap();
+    assert_eq!((action.value(), series.get_counter().get_value()), ("queue.delete", 4.0));
+    recorder.flush_all().unwrap();
+    assert!(lines(folder.path()).iter().all(|line| line["action"] == "queue.delete"));
 }
 
 #[test]
