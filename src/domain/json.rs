@@ -25,12 +25,22 @@ pub fn object(bytes: &[u8], depth_max: usize, same: SameKey) -> Option<Map<Strin
     }
 }
 
-/// The SHA-256, in hex, of a value written in one way: keys sorted, no space between.
-pub fn digest(value: &Value) -> String {
+/// A value written in one way: keys sorted, no space between.
+pub fn canonical(value: &Value) -> String {
     let mut text = String::new();
     write_sorted(value, &mut text);
-    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    text
+}
+
+/// The SHA-256 of bytes, in hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes);
     hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The SHA-256, in hex, of a value written in one way.
+pub fn digest(value: &Value) -> String {
+    sha256(canonical(value).as_bytes())
 }
 
 fn write_sorted(value: &Value, out: &mut String) {

@@ -208,12 +208,17 @@ fn a_backend_lists_its_actions_or_names_an_action_map() {
     }
     for (rules, words) in [
         (json!([]), "from 1 to 2000"),
-        (json!([{"action": "x", "class": "read", "verb": "GET"}]), "spec.rules[0]: unknown field `verb`"),
-        (json!([{"action": "call:any", "class": "read"}]), "spec.rules[0]: action name"),
+        (json!([{"action": "x", "class": "read", "verb": "GET"}]), "spec.rules[0].verb: unknown field `verb`"),
+        (json!([{"action": "call:any", "class": "read", "resource": "x"}]), "spec.rules[0]: action name"),
+        (json!([{"action": "x", "class": "read"}]), "spec.rules[0]: missing field `resource`"),
         (json!([{"class": "read"}]), "spec.rules[0]: missing field `action`"),
     ] {
         refused([map(rules)], &["ActionMap `m`: spec.rules", words]);
     }
+    let rule =
+        |size| json!({"action": "x", "class": "read", "method": "GET", "path": "/x", "resource": "x".repeat(size)});
+    refused([map(json!(vec![rule(1); 2_001]))], &["ActionMap `m`: spec.rules: at most 2000"]);
+    refused([map(json!(vec![rule(600); 2_000]))], &["ActionMap `m`: spec: at most 1 MiB"]);
 }
 
 #[test]

@@ -3,9 +3,11 @@
 mod notices;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::OnceLock;
 
 use super::document::{Actions, Class, Document, Kind, PolicySpec, PrincipalSpec, Spec};
 use super::route::{Actor, Policies, load};
+use crate::action_map::{ActionMapDocument, BackendBundle, NamedMap, Packed};
 use crate::domain::entitlement::Entitlement;
 use crate::domain::id::{ActionName, BackendName, EntitlementName};
 use crate::domain::principal::{Principal, PrincipalKind, PrincipalMap};
@@ -30,6 +32,10 @@ pub struct Catalogue {
     pub generation: u64,
     principals: PrincipalMap<PrincipalSpec>,
     sidecars: HashMap<BackendName, Vec<String>>,
+    maps: BTreeMap<String, ActionMapDocument>,
+    /// Which map a backend names.
+    mapped: HashMap<BackendName, String>,
+    bundles: OnceLock<Vec<(BackendName, Packed)>>,
 }
 
 /// Somebody who is known here.
@@ -61,7 +67,8 @@ impl Known {
 /// The documents by kind.
 #[derive(Default)]
 struct Declared {
-    maps: BTreeMap<String, Vec<(ActionName, Class)>>,
+    maps: BTreeMap<String, (Vec<(ActionName, Class)>, ActionMapDocument)>,
+    mapped: HashMap<BackendName, String>,
     backends: BTreeMap<BackendName, Actions>,
     principals: Vec<PrincipalSpec>,
     entitlements: BTreeMap<EntitlementName, Entitlement>,
@@ -83,7 +90,7 @@ impl Catalogue {
             }
         }
         let backends = declared.actions();
-        let Declared { principals, entitlements, policies, sidecars, mut errors, .. } = declared;
+        let Declared { maps, mapped, principals, entitlements, policies, sidecars, mut errors, .. } = declared;
         errors.extend(entitlements.values().filter_map(|entitlement| check(entitlement, &backends).err()));
         errors.extend(same_principals(&principals));
         // What is wrong with a policy may be what is wrong with a backend it names: the first is said, and once.
@@ -92,7 +99,9 @@ impl Catalogue {
         }
         let policies = load(&policies, &backends, &entitlements).map_err(|error| error.0)?;
         let principals = principals.into_iter().map(|spec| (spec.principal.as_str().into(), spec)).collect();
-        Ok(Self { backends, entitlements, policies, generation, principals, sidecars })
+        let maps = maps.into_iter().map(|(name, (_, map))| (name, map)).collect();
+        let bundles = OnceLock::new();
+        Ok(Self { backends, entitlements, policies, generation, principals, sidecars, maps, mapped, bundles })
     }
 
     /// Every Principal that was declared.
@@ -106,6 +115,21 @@ impl Catalogue {
         let people = self.principals.values();
         let people = people.map(|p| (p.principal.as_str(), p.kind, p.groups.as_slice(), p.owner.as_deref()));
         GuardrailBundle::new(documents, &self.backends, guardrails.needs(), people)
+    }
+
+    /// What the sidecars of each backend have to know of it. Made once, when it is first asked for.
+    pub fn backend_bundles(&self) -> &[(BackendName, Packed)] {
+        self.bundles.get_or_init(|| {
+            // Many backends may name one map.
+            let pack = |(name, map): (&String, &ActionMapDocument)| {
+                let named = NamedMap { name: name.clone(), map: map.clone() };
+                (name.clone(), BackendBundle { action_map: Some(named) }.pack())
+            };
+            let maps: HashMap<String, Packed> = self.maps.iter().map(pack).collect();
+            let none = BackendBundle::default().pack();
+            let of = |name: &BackendName| self.mapped.get(name).and_then(|map| maps.get(map)).unwrap_or(&none).clone();
+            self.backends.keys().map(|name| (name.clone(), of(name))).collect()
+        })
     }
 
     /// Whether a sidecar may follow a backend, and take uses of its grants.
@@ -148,7 +172,7 @@ impl Declared {
     fn add(&mut self, document: &Document) -> Result<(), String> {
         let name = &document.metadata.name;
         match document.read()? {
-            Spec::ActionMap(actions) => drop(self.maps.insert(name.clone(), actions)),
+            Spec::ActionMap(actions, map) => drop(self.maps.insert(name.clone(), (actions, map))),
             Spec::Backend(actions, sidecars) => {
                 let name = BackendName::new(name).map_err(|error| error.to_string())?;
                 self.sidecars.insert(name.clone(), sidecars);
@@ -170,7 +194,10 @@ impl Declared {
             let actions = match actions {
                 Actions::Listed(actions) => actions,
                 Actions::Mapped(map) => match self.maps.get(&map) {
-                    Some(actions) => actions.clone(),
+                    Some((actions, _)) => {
+                        self.mapped.insert(name.clone(), map);
+                        actions.clone()
+                    }
                     None => {
                         let map = map.escape_debug();
                         self.errors.push(format!("Backend `{name}`: spec.action_map: there is no ActionMap `{map}`"));

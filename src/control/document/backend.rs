@@ -3,32 +3,17 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::principal::check_pattern;
+use crate::action_map::document::{ActionMapDocument, MAP_BYTES_MAX, RULES_MAX};
 use crate::domain::action::ActionClass as Class;
 use crate::domain::id::ActionName;
 
-/// Most actions of a backend, and most rules of a map.
+/// Most actions of a backend.
 const ACTIONS_MAX: usize = 2_000;
 
 /// Most entries in `sidecars`: each is looked at for every stream.
 const SIDECARS_MAX: usize = 256;
-
-/// What a rule of an action map may say besides `action` and `class`. The sidecar reads it; here it is kept as it is.
-pub const RULE_FIELDS: [&str; 11] = [
-    "method",
-    "path",
-    "grpc",
-    "headers",
-    "query",
-    "upgrade",
-    "streaming",
-    "body",
-    "body_bytes_max",
-    "resource",
-    "range",
-];
 
 /// A backend as the control plane needs it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,24 +38,6 @@ pub struct NamedAction {
     pub name: String,
     /// How much it can change.
     pub class: Class,
-}
-
-/// The rules of an action map, and what of it is the sidecar's alone.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ActionMapSpec {
-    #[serde(default)]
-    #[allow(dead_code, reason = "kept as it is, for the sidecar")]
-    requires: Option<Value>,
-    rules: Vec<Rule>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Rule {
-    action: String,
-    class: Class,
-    #[serde(flatten)]
-    rest: BTreeMap<String, Value>,
 }
 
 /// Where the actions of a backend are named.
@@ -117,27 +84,24 @@ impl BackendSpec {
     }
 }
 
-impl ActionMapSpec {
-    /// The actions that the rules name; several rules may name one, and the gravest class counts.
-    pub(super) fn resolve(self) -> Result<Vec<(ActionName, Class)>, String> {
-        let mut actions: Vec<(ActionName, Class)> = Vec::new();
-        for (place, rule) in self.rules.iter().enumerate() {
-            let wrong = |error: String| format!("spec.rules[{place}]: {error}");
-            if let Some(field) = rule.rest.keys().find(|field| !RULE_FIELDS.contains(&field.as_str())) {
-                let known = RULE_FIELDS.join("`, `");
-                return Err(wrong(format!(
-                    "unknown field `{}`, there are `action`, `class`, `{known}`",
-                    super::short(field)
-                )));
-            }
-            let name = action_name(&rule.action).map_err(wrong)?;
-            match actions.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, class)) => *class = (*class).max(rule.class),
-                None => actions.push((name, rule.class)),
-            }
-        }
-        check(actions).map_err(|error| format!("spec.rules: {error}"))
+/// The actions that the rules of a map name; several rules may name one, and the gravest class counts.
+pub(super) fn named_by(map: &ActionMapDocument) -> Result<Vec<(ActionName, Class)>, String> {
+    if map.rules.len() > RULES_MAX {
+        return Err(format!("spec.rules: at most {RULES_MAX}"));
     }
+    // What cannot be written is no smaller.
+    if serde_json::to_vec(map).map_or(true, |text| text.len() > MAP_BYTES_MAX) {
+        return Err("spec: at most 1 MiB, written as JSON".to_owned());
+    }
+    let mut actions: Vec<(ActionName, Class)> = Vec::new();
+    for (place, rule) in map.rules.iter().enumerate() {
+        let name = action_name(&rule.action).map_err(|error| format!("spec.rules[{place}]: {error}"))?;
+        match actions.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, class)) => *class = (*class).max(rule.class),
+            None => actions.push((name, rule.class)),
+        }
+    }
+    check(actions).map_err(|error| format!("spec.rules: {error}"))
 }
 
 fn action_name(text: &str) -> Result<ActionName, String> {

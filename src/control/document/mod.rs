@@ -22,13 +22,14 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::action_map::ActionMapDocument;
 use crate::domain::entitlement::Entitlement;
 use crate::domain::id::{ActionName, BackendName, EntitlementName};
 
 pub use crate::domain::action::ActionClass as Class;
 pub use crate::domain::principal::{PrincipalKind, group_name};
 pub use crate::guardrail::Mode;
-pub use backend::{Actions, BackendSpec, NamedAction, RULE_FIELDS};
+pub use backend::{Actions, BackendSpec, NamedAction};
 pub use policy::{PolicySpec, Target};
 pub use principal::PrincipalSpec;
 pub use yaml::{YamlError, parse_yaml, read_yaml};
@@ -119,8 +120,8 @@ const LABELS_MAX: (usize, usize) = (64, 256);
 /// A document's spec, read by its kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Spec {
-    /// Of an action map.
-    ActionMap(Vec<(ActionName, Class)>),
+    /// Of an action map: the actions that it names, and what it says.
+    ActionMap(Vec<(ActionName, Class)>, ActionMapDocument),
     /// Of a backend: its actions, and the sidecars that may follow it.
     Backend(Actions, Vec<String>),
     /// Of a principal.
@@ -148,7 +149,10 @@ impl Document {
         EntitlementName::new(name).map_err(|error| format!("metadata.name: {error}"))?;
         check_labels(&self.metadata.labels)?;
         Ok(match self.kind {
-            Kind::ActionMap => Spec::ActionMap(self.spec::<backend::ActionMapSpec>()?.resolve()?),
+            Kind::ActionMap => {
+                let map: ActionMapDocument = self.spec()?;
+                Spec::ActionMap(backend::named_by(&map)?, map)
+            }
             Kind::Backend => {
                 BackendName::new(name).map_err(|error| format!("metadata.name: {error}"))?;
                 let (actions, sidecars) = self.spec::<BackendSpec>()?.resolve()?;

@@ -9,8 +9,7 @@ use super::body::{BodyField, BodyFields};
 use super::range::KeyRange;
 use super::template::{PathTemplate, Piece, ResourceTemplate};
 use super::{ActionSpec, RuleError, RuleErrors};
-use crate::action_map::document::{ActionMapDocument, BodyFieldDocument, ClassDocument, RuleDocument, WantedDocument};
-use crate::domain::action::ActionClass;
+use crate::action_map::document::{ActionMapDocument, BodyFieldDocument, RULES_MAX, RuleDocument, WantedDocument};
 use crate::domain::id::ActionName;
 use crate::sidecar::canonical::Canonical;
 
@@ -112,6 +111,10 @@ pub(super) fn compile(document: &ActionMapDocument) -> Result<(Vec<Arc<ActionSpe
     let mut errors = Vec::new();
     let mut actions: Vec<Arc<ActionSpec>> = Vec::new();
     let mut rules: Vec<Rule> = Vec::new();
+    if document.rules.len() > RULES_MAX {
+        let message = format!("{} rules, and a map has at most {RULES_MAX}", document.rules.len());
+        return Err(RuleErrors(vec![RuleError { rule: None, message }]));
+    }
     if document.rules.is_empty() {
         errors.push(RuleError { rule: None, message: "a map without rules denies everything; write some".to_owned() });
     }
@@ -150,17 +153,12 @@ pub(super) fn compile(document: &ActionMapDocument) -> Result<(Vec<Arc<ActionSpe
 /// The action of a rule: known already, or new. Rules that name one action agree on what it is.
 fn action(written: &RuleDocument, actions: &mut Vec<Arc<ActionSpec>>) -> Result<Arc<ActionSpec>, String> {
     let name = ActionName::new(&written.action).map_err(|error| error.to_string())?;
-    let class = match written.class {
-        ClassDocument::Read => ActionClass::Read,
-        ClassDocument::Write => ActionClass::Write,
-        ClassDocument::Admin => ActionClass::Admin,
-    };
     if written.upgrade.as_deref().is_some_and(|to| to != "websocket") {
         return Err("`upgrade` can only be `websocket`".to_owned());
     }
     let spec = ActionSpec {
         name,
-        class,
+        class: written.class,
         index: actions.len(),
         streaming: written.streaming,
         upgrade: written.upgrade.clone(),
