@@ -138,6 +138,7 @@ impl Sink for Counting {
 pub fn follower(number: usize) -> Arc<Mutex<Follower>> {
     let about = About {
         backends: crate::backends(),
+        action_maps: std::collections::BTreeSet::new(),
         boot_id: format!("bench-{number}"),
         version: "bench".to_owned(),
         staleness_max: Some(Duration::from_secs(30)),

@@ -52,6 +52,8 @@ pub async fn follow(config: &RelayConfig) -> anyhow::Result<Following> {
     let relay = Arc::new(Relay::new(upstreams));
     let about = About {
         backends: config.backends.clone(),
+        // Whoever follows may want them.
+        action_maps: config.backends.clone(),
         boot_id: boot_id()?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         staleness_max: Some(config.staleness_max),
@@ -143,7 +145,7 @@ impl Origin for Passing {
         match said {
             Said::Used { grant, last, calls } => self.relay.used(&grant, last, calls),
             Said::Unusable { bundle, digest, error } => {
-                tracing::error!(%sidecar, bundle, digest, error, "a sidecar cannot use a bundle: the last good one stays there");
+                tracing::error!(%sidecar, bundle, digest, error, "a sidecar cannot use what it was told");
             }
         }
     }

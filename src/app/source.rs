@@ -1,21 +1,23 @@
 //! Where this process takes its grants from: a file, or the control plane beside it.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use tokio::sync::watch;
 
 use super::join::{self, Renewal};
+use crate::action_map::{BackendBundle, Packed};
 use crate::config::{Config, GrantSource as Configured, Join, OnStale};
-use crate::control::catalogue::LOCAL_ADMIN;
+use crate::control::catalogue::{Catalogue, LOCAL_ADMIN};
 use crate::control::command::Command;
 use crate::control::engine::Engine;
 use crate::control::publish::Usage;
 use crate::control::store::sql::SqlStore;
 use crate::control::store::{Change as Kept, Changes as KeptChanges, Head, Page, Rows, Store};
 use crate::domain::grant::GrantState;
-use crate::domain::id::{GrantId, Revision};
+use crate::domain::id::{BackendName, GrantId, Revision};
 use crate::domain::principal::Principal;
 use crate::domain::time::Clock;
 use crate::domain::view::{Change, Snapshot, StatedGrant};
@@ -29,7 +31,7 @@ use crate::sync::client::{Activity, ControlSource, Servers, Status, Upstreams, U
 use crate::sync::feed::{Changes, Feed, FeedSource};
 use crate::sync::follower::About;
 use crate::sync::local::Local;
-use crate::sync::{Bundle, GUARDRAILS, GrantSource, Work};
+use crate::sync::{Bundle, GUARDRAILS, GrantSource, Work, bundle_of};
 
 /// The configured source, with its first view in force.
 pub(super) struct Opened {
@@ -128,6 +130,7 @@ fn about(config: &Config) -> anyhow::Result<About> {
     let has_bound = config.backends.iter().all(|backend| backend.on_stale == OnStale::Deny);
     Ok(About {
         backends: config.backends.iter().map(|backend| backend.name.clone()).collect(),
+        action_maps: BTreeSet::new(),
         boot_id: boot_id()?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         staleness_max: has_bound.then_some(config.grants.staleness_max),
@@ -149,6 +152,8 @@ pub(super) struct Beside {
     head: watch::Receiver<Head>,
     local: Option<Local>,
     usage: Option<Arc<Usage>>,
+    /// The backends that something was said of.
+    told: Mutex<BTreeSet<BackendName>>,
 }
 
 /// Rows of one page of a snapshot, and changes of one answer.
@@ -157,7 +162,7 @@ const PAGE: u32 = 1_000;
 impl Beside {
     pub(super) fn new(store: Arc<SqlStore>, engine: Engine) -> Self {
         let head = engine.head();
-        Self { store, engine, head, local: None, usage: None }
+        Self { store, engine, head, local: None, usage: None, told: Mutex::default() }
     }
 
     /// The same for a sidecar that counts among those that follow, and says how it uses grants.
@@ -168,6 +173,22 @@ impl Beside {
     /// The same control plane, to count uses.
     fn counter(&self) -> BesideCounter {
         BesideCounter { store: Arc::clone(&self.store), engine: self.engine.clone() }
+    }
+
+    /// What is to be known of each backend; of one that is declared no more, that there is nothing.
+    fn backend_bundles(&self, catalogue: &Catalogue, revision: Revision) -> Vec<Bundle> {
+        let bundle = |backend: &BackendName, packed: &Packed| {
+            let Packed { digest, content } = packed.clone();
+            Bundle { name: bundle_of(backend), digest, revision, content }
+        };
+        let declared = catalogue.backend_bundles();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let nothing = BackendBundle::default().pack();
+        let gone =
+            told.iter().filter(|name| !catalogue.backends.contains_key(*name)).map(|name| bundle(name, &nothing));
+        let bundles = gone.chain(declared.iter().map(|(name, packed)| bundle(name, packed))).collect();
+        told.extend(declared.iter().map(|(name, _)| name.clone()));
+        bundles
     }
 
     async fn read_all(&self) -> Result<Snapshot, String> {
@@ -229,7 +250,9 @@ impl Feed for Beside {
             let catalogue = self.engine.committed(&*self.store).await.map_err(|error| error.to_string())?;
             let guardrails = catalogue.guardrail_bundle();
             let content = serde_json::to_vec(&guardrails).map_err(|error| error.to_string())?.into();
-            Ok(vec![Bundle { name: GUARDRAILS.into(), digest: guardrails.digest().into(), revision, content }])
+            let guardrails = Bundle { name: GUARDRAILS.into(), digest: guardrails.digest().into(), revision, content };
+            let backends = self.backend_bundles(&catalogue, revision);
+            Ok(std::iter::once(guardrails).chain(backends).collect())
         })
     }
 

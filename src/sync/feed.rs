@@ -26,7 +26,7 @@ pub enum Changes {
 pub trait Feed: Send + Sync + 'static {
     /// All that is in force, at one moment.
     fn snapshot(&self) -> Work<'_, Result<Snapshot, String>>;
-    /// What calls are limited by besides, as of `revision` or later.
+    /// What calls are judged by besides, as of `revision` or later.
     fn bundles(&self, revision: Revision) -> Work<'_, Result<Vec<Bundle>, String>>;
     /// What changed after that revision.
     fn changes(&self, after: Revision) -> Work<'_, Result<Changes, String>>;
@@ -67,12 +67,12 @@ impl<F: Feed> FeedSource<F> {
         Ok(())
     }
 
-    /// Hands over what limits calls. What cannot be used is not an error of the view: the last good one holds.
+    /// Hands over what calls are judged by. What cannot be used is not an error of the view.
     async fn guard(&self, revision: Revision) -> Result<(), String> {
         for bundle in self.feed.bundles(revision).await? {
             let (name, digest) = (Arc::clone(&bundle.name), Arc::clone(&bundle.digest));
             if let Err(error) = tokio::task::block_in_place(|| self.sink.bundle(bundle)) {
-                tracing::error!(%name, %digest, %error, "not in force; the last good one stays");
+                tracing::error!(%name, %digest, %error, "not in force");
             }
         }
         Ok(())

@@ -20,6 +20,8 @@ use crate::wire::{Shared, Unreadable, v1};
 pub struct About {
     /// What it serves.
     pub backends: BTreeSet<BackendName>,
+    /// Of these those whose action maps it takes from here.
+    pub action_maps: BTreeSet<BackendName>,
     /// Distinguishes processes of one identity.
     pub boot_id: String,
     /// Its version.
@@ -96,7 +98,7 @@ pub struct Follower {
     nonce: u64,
 }
 
-/// Bundles of one source; there is one kind of them today.
+/// Bundles of one source that are about all backends; there is one kind of them today.
 const BUNDLES_MAX: usize = 64;
 
 /// Pings that wait for their answers; a source that answers none is asked no more often than that.
@@ -134,6 +136,7 @@ impl Follower {
     /// Follows other backends from the next stream on. What was held of others is no beginning for these.
     pub fn serve(&mut self, backends: BTreeSet<BackendName>) {
         if backends != self.about.backends {
+            self.about.action_maps.retain(|backend| backends.contains(backend));
             self.about.backends = backends;
             self.held = None;
         }
@@ -155,6 +158,7 @@ impl Follower {
             bundles: bundles
                 .map(|(name, digest)| v1::BundleRef { name: name.clone(), digest: digest.clone() })
                 .collect(),
+            action_maps: self.about.action_maps.iter().map(ToString::to_string).collect(),
         }))
     }
 
@@ -338,7 +342,7 @@ impl Follower {
 
     fn bundle(&mut self, bundle: v1::Bundle, sink: &dyn Sink) -> Result<Taken, Broken> {
         let v1::Bundle { name, digest, .. } = bundle;
-        if self.told.len() >= BUNDLES_MAX && !self.told.contains_key(&name) {
+        if self.told.len() >= BUNDLES_MAX + self.about.action_maps.len() && !self.told.contains_key(&name) {
             return Err(Unreadable::new("bundle.name", "there are too many").into());
         }
         self.told.insert(name.clone(), digest.clone());

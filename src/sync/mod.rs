@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::id::Revision;
+use crate::domain::id::{BackendName, Revision};
 use crate::domain::time::Uptime;
 use crate::domain::view::{Change, Snapshot};
 
@@ -51,10 +51,18 @@ pub trait GrantSource: Send {
 /// The name of the bundle that holds the guardrails.
 pub const GUARDRAILS: &str = "guardrails";
 
-/// What calls are limited by besides grants and locks: known by its digest, opaque to whoever only passes it on.
+/// What the name of a bundle begins with that is about one backend; only whoever asks for it gets it.
+pub const OF_BACKEND: &str = "backend/";
+
+/// The name of the bundle that holds what a sidecar has to know of a backend.
+pub fn bundle_of(backend: &BackendName) -> Arc<str> {
+    format!("{OF_BACKEND}{backend}").into()
+}
+
+/// What calls are judged by besides grants and locks: known by its digest, opaque to whoever only passes it on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bundle {
-    /// What it is, such as [`GUARDRAILS`].
+    /// What it is, such as [`GUARDRAILS`], or [`OF_BACKEND`] with a backend's name.
     pub name: Arc<str>,
     /// Of the content, as whoever made it computes it.
     pub digest: Arc<str>,
@@ -62,6 +70,13 @@ pub struct Bundle {
     pub revision: Revision,
     /// What it says.
     pub content: bytes::Bytes,
+}
+
+impl Bundle {
+    /// The backend that it is about, where it is about one.
+    pub fn backend(&self) -> Option<&str> {
+        self.name.strip_prefix(OF_BACKEND)
+    }
 }
 
 /// The digest of digests: whether two ends speak of the same bundles.
@@ -95,7 +110,7 @@ pub trait Sink: Send + Sync + 'static {
     /// A bundle, before whatever was decided after it.
     ///
     /// # Errors
-    /// Why it cannot be used; the last good one stays in force.
+    /// Why it cannot be used. The last good one stays in force; where there is none, calls are denied.
     fn bundle(&self, bundle: Bundle) -> Result<(), String>;
 
     /// What is in force is what the origin of all sources held at `at`, or later.

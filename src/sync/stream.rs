@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::digest_of;
 use super::hub::{Everything, Hub, Inner, is_for};
 use super::session::Session;
+use super::{Bundle, bundle_of, digest_of};
 use crate::domain::id::{BackendName, GrantId, Revision};
 use crate::domain::principal::Principal;
 use crate::domain::time::{Now, Timestamp, Uptime};
@@ -23,8 +23,8 @@ pub const FRAME_CHANGES_MAX: usize = 256;
 /// Most backends of one stream.
 const BACKENDS_MAX: usize = 1_024;
 
-/// Most bundles that a sidecar says it holds.
-const BUNDLES_MAX: usize = 64;
+/// Most bundles that a sidecar says it holds: one of each backend, and some that are about all.
+const BUNDLES_MAX: usize = BACKENDS_MAX + 64;
 
 /// Most pings that wait on one stream.
 const PINGS_MAX: usize = 64;
@@ -92,6 +92,8 @@ pub struct Stream {
     ahead: Revision,
     hurries: u64,
     telling: Option<Telling>,
+    /// The names of the bundles about one backend that the sidecar wants.
+    wanted: BTreeSet<Arc<str>>,
     bundles: BTreeMap<Arc<str>, Arc<str>>,
     bundle_changes: Option<u64>,
     pings: VecDeque<(u64, Uptime)>,
@@ -122,6 +124,12 @@ impl Stream {
             }
             backends.insert(backend);
         }
+        let mut wanted = BTreeSet::new();
+        for name in &subscribe.action_maps {
+            let backend = BackendName::new(name).ok().filter(|backend| backends.contains(backend));
+            let refuse = || Unreadable::new("subscribe.action_maps", "it names what is not among `backends`");
+            wanted.insert(bundle_of(&backend.ok_or_else(refuse)?));
+        }
         let staleness = Some(subscribe.staleness_max_ms).filter(|ms| *ms > 0).map(Duration::from_millis);
         if !hub.bears(staleness) {
             return Err(Refused::TooMuch(
@@ -143,6 +151,7 @@ impl Stream {
             ahead: said.unwrap_or_default(),
             hurries: 0,
             telling: None,
+            wanted,
             bundles: bundles.collect(),
             bundle_changes: None,
             pings: VecDeque::new(),
@@ -233,7 +242,9 @@ impl Stream {
         if is_behind || self.bundle_changes == Some(inner.bundle_changes()) {
             return None;
         }
-        let news = inner.bundles().find(|bundle| self.bundles.get(&bundle.name) != Some(&bundle.digest));
+        let is_mine = |bundle: &Bundle| bundle.backend().is_none() || self.wanted.contains(&bundle.name);
+        let is_news = |bundle: &Bundle| self.bundles.get(&bundle.name) != Some(&bundle.digest);
+        let news = inner.bundles().find(|bundle| is_mine(bundle) && is_news(bundle));
         let Some(bundle) = news else {
             self.bundle_changes = Some(inner.bundle_changes());
             return None;

@@ -11,7 +11,7 @@ use leasehold::sync::enforce::{Standing, standing};
 use leasehold::sync::follower::About;
 use leasehold::sync::hub::Hub;
 use leasehold::sync::stream::Stream;
-use leasehold::sync::{Bundle, Sink};
+use leasehold::sync::{Bundle, Sink, bundle_of};
 use leasehold::wire::v1::client_frame::Frame;
 
 use crate::machine::{Client, MachineClock, Reading, STALENESS_MAX, Server, Sidecar};
@@ -47,7 +47,9 @@ fn about(random: &mut Random) -> About {
 }
 
 fn about_all(backends: BTreeSet<BackendName>) -> About {
-    About { backends, boot_id: "boot".to_owned(), version: "sim".to_owned(), staleness_max: Some(STALENESS_MAX) }
+    let action_maps = backends.clone();
+    let (boot_id, version) = ("boot".to_owned(), "sim".to_owned());
+    About { backends, action_maps, boot_id, version, staleness_max: Some(STALENESS_MAX) }
 }
 
 impl World {
@@ -134,8 +136,10 @@ impl World {
         let bundles = sidecar.sink.bundles.lock().unwrap();
         let now_there = self.store.bundles_at(Revision(u64::MAX));
         for of in backends {
-            assert_eq!(bundles.get(of.as_str()), now_there.get(of), "{name} has an old bundle of {of}");
+            let held = bundles.get(&*bundle_of(of));
+            assert_eq!(held, now_there.get(of), "{name} has an old bundle of {of}");
         }
+        assert_eq!(bundles.len(), backends.len(), "{name} was told of what is not its own");
     }
 
     fn fault(&mut self) {
@@ -249,7 +253,7 @@ impl World {
                 let target = self.store.head_at(reading.looks_at);
                 for (of, digest) in self.store.bundles_at(target) {
                     let (digest, content) = (digest.into(), b"x"[..].into());
-                    let bundle = Bundle { name: of.as_str().into(), digest, revision: target, content };
+                    let bundle = Bundle { name: bundle_of(&of), digest, revision: target, content };
                     server.hub.bundle(bundle).unwrap();
                 }
                 match server.read {
@@ -403,7 +407,7 @@ impl World {
             let held = sidecar.sink.bundles.lock().unwrap();
             for of in &sidecar.client.follower.about().backends {
                 let may_hold = self.store.bundles_since(of, self.store.head_at(now - bound));
-                let holds = held.get(of.as_str()).map(String::as_str);
+                let holds = held.get(&*bundle_of(of)).map(String::as_str);
                 assert!(holds.is_some_and(|holds| may_hold.contains(holds)), "{} has {holds:?} of {of}", sidecar.name);
             }
         }

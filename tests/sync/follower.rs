@@ -31,6 +31,8 @@ pub struct Follower {
     out: Option<mpsc::Sender<v1::ClientFrame>>,
     frames: Option<Streaming<v1::ServerFrame>>,
     nonce: u64,
+    /// The bundles that came so far.
+    pub bundles: Vec<v1::Bundle>,
 }
 
 /// What was said by a channel, as a stream.
@@ -79,7 +81,7 @@ impl Follower {
         });
         let endpoint = Endpoint::from_shared(format!("https://{to}")).unwrap().timeout(DEADLINE);
         let channel = endpoint.connect_with_connector(dial).await?;
-        Ok(Self { client: PolicySyncClient::new(channel), out: None, frames: None, nonce: 0 })
+        Ok(Self { client: PolicySyncClient::new(channel), out: None, frames: None, nonce: 0, bundles: Vec::new() })
     }
 
     /// Opens a stream.
@@ -100,7 +102,7 @@ impl Follower {
         loop {
             let next = timeout(DEADLINE, self.frames.as_mut().unwrap().message()).await.expect("a frame in time");
             match next?.and_then(|frame| frame.frame) {
-                Some(Frame::Bundle(_)) => {}
+                Some(Frame::Bundle(bundle)) => self.bundles.push(bundle),
                 frame => return Ok(frame),
             }
         }
@@ -173,6 +175,7 @@ pub fn subscribe(backends: &[&str]) -> v1::Subscribe {
         version: "test".to_owned(),
         staleness_max_ms: 60_000,
         bundles: Vec::new(),
+        action_maps: Vec::new(),
     }
 }
 

@@ -16,6 +16,7 @@ mod enforce;
 mod enrol;
 mod follow;
 mod join;
+mod maps;
 mod replicas;
 mod through;
 mod watch;

@@ -67,6 +67,7 @@ impl Follows {
         let servers = Servers { addresses: servers.iter().map(address).collect(), tls: None };
         let about = About {
             backends: [BackendName::new("shop").unwrap()].into(),
+            action_maps: [BackendName::new("shop").unwrap()].into(),
             boot_id: "b1".to_owned(),
             version: "0".to_owned(),
             staleness_max: Some(staleness_max),

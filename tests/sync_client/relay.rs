@@ -44,6 +44,7 @@ impl Between {
         let relay = Arc::new(Relay::new(Upstreams::open(Servers { addresses, tls: None }).unwrap()));
         let about = About {
             backends: [BackendName::new("shop").unwrap()].into(),
+            action_maps: [BackendName::new("shop").unwrap()].into(),
             boot_id: "r1".to_owned(),
             version: "0".to_owned(),
             staleness_max: Some(staleness_max),

@@ -98,7 +98,7 @@ impl Origin for Publisher {
         match said {
             Said::Used { grant, last, calls } => self.usage.note(sidecar, grant, last, calls),
             Said::Unusable { bundle, digest, error } => {
-                tracing::error!(%sidecar, bundle, digest, error, "a sidecar cannot use a bundle: the last good one stays there");
+                tracing::error!(%sidecar, bundle, digest, error, "a sidecar cannot use what it was told");
             }
         }
     }

@@ -404,6 +404,9 @@ impl ControlSource {
         let Taken { changed: is_changed, ended, reply } =
             self.follower.take(frame, &self.sink).map_err(Lost::Broken)?;
         if let Some(reply) = reply {
+            if let Some(v1::client_frame::Frame::Nack(v1::Nack { name, digest, error })) = &reply.frame {
+                tracing::error!(name, digest, error, "not in force");
+            }
             link.out.send(reply);
         }
         if self.follower.held() != held && held.is_none() {

@@ -270,7 +270,7 @@ impl Inner {
         self.proof
     }
 
-    /// The bundles; every sidecar gets all of them.
+    /// The bundles, of all backends.
     pub(super) fn bundles(&self) -> impl Iterator<Item = &Bundle> {
         self.bundles.values()
     }
@@ -356,17 +356,24 @@ impl Sink for Hub {
     }
 
     fn bundle(&self, bundle: Bundle) -> Result<(), String> {
+        let of = match bundle.backend().map(BackendName::new) {
+            None => Of::All,
+            Some(Ok(backend)) => Of::Only([backend].into()),
+            Some(Err(error)) => return Err(error.to_string()),
+        };
         let mut inner = self.write();
         match inner.bundles.get_mut(&bundle.name) {
-            Some(known) if known.revision > bundle.revision => {}
-            Some(known) if known.digest == bundle.digest => known.revision = bundle.revision,
-            _ => {
-                inner.bundles.insert(Arc::clone(&bundle.name), bundle);
-                inner.bundle_changes += 1;
+            Some(known) if known.revision > bundle.revision => return Ok(()),
+            Some(known) if known.digest == bundle.digest => {
+                known.revision = bundle.revision;
+                return Ok(());
             }
+            _ => {}
         }
+        inner.bundles.insert(Arc::clone(&bundle.name), bundle);
+        inner.bundle_changes += 1;
         drop(inner);
-        self.wake_all();
+        self.wake(&of);
         Ok(())
     }
 
