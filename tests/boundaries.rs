@@ -45,8 +45,8 @@ const SIDECAR: Table = &[
     ("forward", &["accept", "credential", "decide", "inject", "reason", "record"]),
     ("record", &["credential", "decide", "forward", "reason"]),
     ("respond", &["decide", "forward", "reason"]),
-    ("sync", &["decide"]),
-    ("plane", &["accept", "canonical", "credential", "decide", "forward", "resolve"]),
+    ("sync", &["decide", "plane"]),
+    ("plane", &["accept", "canonical", "credential", "decide", "forward", "record", "resolve"]),
     (
         "call",
         &[

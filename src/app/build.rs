@@ -9,8 +9,8 @@ use anyhow::{Context, anyhow};
 use http::HeaderValue;
 use rustls::pki_types::ServerName;
 
-use crate::config::{self, Config};
-use crate::domain::id::CredentialName;
+use crate::config::{self, ActionMapSource, Config};
+use crate::domain::id::{BackendName, CredentialName};
 use crate::domain::time::Clock;
 use crate::identity::Verifier;
 use crate::sidecar::accept::Limits;
@@ -24,13 +24,12 @@ use crate::sidecar::forward::connect::{Endpoint, Protocol, Target};
 use crate::sidecar::forward::response::ResponseRules;
 use crate::sidecar::forward::upstream::{Timeouts, Upstream};
 use crate::sidecar::plane::{Backend, Offer, Plane};
-use crate::sidecar::record::Catalogue;
 use crate::sidecar::resolve::ActionMap;
 
 /// What of a backend is the same on every listener.
 struct Common {
     rules: Arc<BackendRules>,
-    actions: Arc<ActionMap>,
+    actions: Option<Arc<ActionMap>>,
     upstream: Arc<Upstream>,
     response: ResponseRules,
 }
@@ -67,21 +66,21 @@ pub(super) async fn plane(
     Ok(Plane { verifier: Arc::new(verifier), credentials: Arc::new(credentials), offers })
 }
 
-/// The names that records and metrics may have.
-pub(super) fn catalogue(plane: &Plane, config: &Config) -> Catalogue {
-    let mut names = Vec::new();
-    for (index, backend) in config.backends.iter().enumerate() {
-        let built = plane.offers.iter().flat_map(|offer| &offer.backends).find(|b| b.index == index);
-        let actions = built.map(|b| b.actions.actions().iter().map(|a| a.name.clone()).collect());
-        names.push((backend.name.clone(), actions.unwrap_or_default()));
-    }
-    Catalogue::new(names)
+/// The names of all backends, in the order of the configuration.
+pub(super) fn names(config: &Config) -> Vec<BackendName> {
+    config.backends.iter().map(|backend| backend.name.clone()).collect()
 }
 
-/// What the calls of a backend do.
-pub(super) fn action_map(backend: &config::Backend) -> anyhow::Result<ActionMap> {
-    ActionMap::from_yaml(&backend.action_map.text)
-        .map_err(|errors| anyhow!("action map {}: {errors}", backend.action_map.origin))
+/// The backends whose action maps the control plane says.
+pub(super) fn mapped_by_control(config: &Config) -> impl Iterator<Item = BackendName> {
+    let backends = config.backends.iter().filter(|backend| backend.action_map == ActionMapSource::Control);
+    backends.map(|backend| backend.name.clone())
+}
+
+/// What the calls of a backend do; none where the control plane says it.
+pub(super) fn action_map(backend: &config::Backend) -> anyhow::Result<Option<ActionMap>> {
+    let ActionMapSource::Written { origin, text } = &backend.action_map else { return Ok(None) };
+    ActionMap::from_yaml(text).map(Some).map_err(|errors| anyhow!("action map {origin}: {errors}"))
 }
 
 fn backend(
@@ -106,7 +105,7 @@ fn backend(
         index,
         rules: Arc::clone(&common.rules),
         canonical,
-        actions: Arc::clone(&common.actions),
+        actions: common.actions.clone(),
         upstream: Arc::clone(&common.upstream),
         response: common.response.clone(),
         body: BodyLimits {
@@ -150,7 +149,7 @@ fn common(config: &Config, backend: &config::Backend) -> anyhow::Result<Common> 
     };
     Ok(Common {
         rules: Arc::new(rules),
-        actions: Arc::new(actions),
+        actions: actions.map(Arc::new),
         upstream: Arc::new(Upstream::new(target(backend)?, timeouts)),
         response: ResponseRules {
             set_cookie_keep: backend.response.set_cookie_keep,

@@ -341,25 +341,24 @@ fn follow_tls(tls: Arc<Tls>, tasks: &mut JoinSet<()>, stop: CancellationToken) -
     Arc::new(move || tls.current())
 }
 
-/// What the sidecar's configuration says of its backends, as documents.
+/// What the sidecar's configuration says of its backends, as documents. Of those whose action map is to come from the
+/// control plane it says nothing.
 fn backends(config: &Config) -> anyhow::Result<Vec<Document>> {
-    config
-        .backends
-        .iter()
-        .map(|backend| {
-            let name = backend.name.to_string();
-            let map = build::action_map(backend)?;
-            let actions =
-                map.actions().iter().map(|action| NamedAction { name: action.name.to_string(), class: action.class });
-            let spec = BackendSpec { action_map: None, actions: Some(actions.collect()), sidecars: Vec::new() };
-            Ok(Document {
-                api_version: API_VERSION.to_owned(),
-                kind: Kind::Backend,
-                metadata: Metadata { name, labels: std::collections::BTreeMap::new(), generation: None },
-                spec: serde_json::to_value(spec)?,
-            })
-        })
-        .collect()
+    let mut documents = Vec::new();
+    for backend in &config.backends {
+        let Some(map) = build::action_map(backend)? else { continue };
+        let actions =
+            map.actions().iter().map(|action| NamedAction { name: action.name.to_string(), class: action.class });
+        let spec = BackendSpec { action_map: None, actions: Some(actions.collect()), sidecars: Vec::new() };
+        let name = backend.name.to_string();
+        documents.push(Document {
+            api_version: API_VERSION.to_owned(),
+            kind: Kind::Backend,
+            metadata: Metadata { name, labels: std::collections::BTreeMap::new(), generation: None },
+            spec: serde_json::to_value(spec)?,
+        });
+    }
+    Ok(documents)
 }
 
 /// A control plane and a sidecar in one process.

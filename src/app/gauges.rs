@@ -19,6 +19,8 @@ struct Measured {
     next_expiry: Gauge,
     view_age: Gauge,
     guardrails_broken: IntGauge,
+    action_maps_broken: IntGauge,
+    action_maps_missing: IntGauge,
     view_revision: IntGauge,
     keys_age: GaugeVec,
     tokens: IntGauge,
@@ -97,6 +99,14 @@ pub(super) fn register(parts: &Parts) -> anyhow::Result<()> {
             "leasehold_guardrails_broken",
             "1 while the last guardrails that came could not be used, else 0.",
         )?,
+        action_maps_broken: whole(
+            "leasehold_action_maps_broken",
+            "Backends for which the last action map that the control plane said cannot be used.",
+        )?,
+        action_maps_missing: whole(
+            "leasehold_action_maps_missing",
+            "Backends whose calls are denied because the control plane has said no action map that can be used.",
+        )?,
         view_age: gauge(
             "leasehold_view_age_seconds",
             "Seconds since the view of the grants was proved current; -1 if never.",
@@ -125,6 +135,8 @@ impl Measured {
             &self.next_expiry,
             &self.view_age,
             &self.guardrails_broken,
+            &self.action_maps_broken,
+            &self.action_maps_missing,
             &self.view_revision,
             &self.keys_age,
             &self.tokens,
@@ -156,6 +168,9 @@ impl Collector for Measured {
         self.next_expiry.set(census.next_expiry.map_or(0.0, |next| next.as_secs_f64()));
         self.view_age.set(self.parts.decider.freshness().age(now).map_or(-1.0, |age| age.as_secs_f64()));
         self.guardrails_broken.set(i64::from(self.parts.decider.guardrails_are_broken()));
+        let maps = self.parts.maps.standing();
+        self.action_maps_broken.set(signed(maps.iter().filter(|map| map.error.is_some()).count()));
+        self.action_maps_missing.set(signed(maps.iter().filter(|map| map.held.is_none()).count()));
         self.view_revision.set(i64::try_from(self.parts.decider.table().revision().0).unwrap_or(i64::MAX));
         let plane = self.parts.plane.load();
         for (issuer, age) in plane.verifier.keys_age(now) {

@@ -41,6 +41,7 @@ use crate::sidecar::consume::Counting;
 use crate::sidecar::decide::Decider;
 use crate::sidecar::forward::pool::Pool;
 use crate::sidecar::plane::Plane;
+use crate::sidecar::plane::given::GivenMaps;
 use crate::sidecar::record::{self, Recorder};
 use crate::sidecar::worker::Worker;
 use crate::sync::GrantSource;
@@ -56,6 +57,7 @@ use source::{Beside, Opened};
 struct Parts {
     config: Arc<ArcSwap<Config>>,
     plane: Arc<ArcSwap<Plane>>,
+    maps: Arc<GivenMaps>,
     decider: Arc<Decider>,
     recorder: Arc<Recorder>,
     clock: Arc<dyn Clock>,
@@ -103,19 +105,25 @@ async fn start_beside(config: Config, metrics: Metrics, beside: Option<Beside>) 
     let admin = admin_listener.local_addr()?;
 
     let plane = build::plane(&config, &addresses, Arc::clone(&clock)).await?;
-    let recorder = Recorder::open(
-        record_settings(&config),
-        build::catalogue(&plane, &config),
-        metrics.registry(),
-        Arc::clone(&clock),
-    )?;
+    let names = build::names(&config);
+    let recorder =
+        Recorder::open(record_settings(&config), plane.catalogue(&names), metrics.registry(), Arc::clone(&clock))?;
+    let plane = Arc::new(ArcSwap::from_pointee(plane));
+    let given = build::mapped_by_control(&config);
+    let maps = Arc::new(GivenMaps::new(Arc::clone(&plane), Arc::clone(&recorder), names, given));
     let counts = source::counts(&config);
     let decider = Decider::counting(Arc::clone(&clock), config.grants.staleness_max, workers, counts);
-    let Opened { source, status, counting, renewal } = source::open(&config, &decider, &recorder, beside).await?;
+    let Opened { source, status, counting, renewal } =
+        source::open(&config, &decider, &recorder, &maps, beside).await?;
+    for missing in maps.standing().iter().filter(|map| map.held.is_none()) {
+        let backend = &missing.backend;
+        tracing::warn!(%backend, "no action map from the control plane yet: the backend's calls are denied until it comes");
+    }
 
     let parts = Parts {
         config: Arc::new(ArcSwap::from_pointee(config)),
-        plane: Arc::new(ArcSwap::from_pointee(plane)),
+        plane,
+        maps,
         decider,
         recorder,
         clock,

@@ -82,8 +82,7 @@ async fn reload(parts: &Parts, origin: &Path) -> anyhow::Result<()> {
         anyhow::bail!("`{what}` changed, which needs a restart");
     }
     let plane = build::plane(&new, &parts.addresses, Arc::clone(&parts.clock)).await?;
-    parts.recorder.recatalogue(build::catalogue(&plane, &new));
-    parts.plane.store(Arc::new(plane));
+    parts.maps.replace(plane).map_err(|error| anyhow::anyhow!(error))?;
     parts.config.store(Arc::new(new));
     Ok(())
 }
@@ -95,11 +94,14 @@ fn needs_restart(old: &Config, new: &Config) -> Option<&'static str> {
         config.listeners.iter().map(one).collect()
     };
     let on_stale = |config: &Config| -> Vec<config::OnStale> { config.backends.iter().map(|b| b.on_stale).collect() };
-    let names = |config: &Config| -> Vec<String> { config.backends.iter().map(|b| b.name.to_string()).collect() };
+    let given = |config: &Config| -> Vec<_> { build::mapped_by_control(config).collect() };
     if listeners(old) != listeners(new) {
         Some("listeners")
-    } else if names(old) != names(new) {
+    } else if build::names(old) != build::names(new) {
         Some("backends (their names and order)")
+    } else if given(old) != given(new) {
+        // The control plane was told which maps are wanted.
+        Some("backends[].action_map (from or to `control`)")
     } else if old.grants != new.grants {
         Some("grants")
     } else if on_stale(old) != on_stale(new) {

@@ -15,9 +15,11 @@ use super::{LOOK_EVERY, Parts};
 use crate::domain::grant::GrantState;
 use crate::domain::principal::Principal;
 use crate::domain::time::{Timestamp, Window};
+use crate::sidecar::call::NO_ACTION_MAP;
 use crate::sidecar::decide::{Arguments, Basis, Denial, Question};
 use crate::sidecar::inflow;
 use crate::sidecar::plane::Backend;
+use crate::sidecar::plane::given::Standing;
 use crate::sidecar::reason::Reason;
 use crate::sidecar::resolve::{Match, Resolved};
 use crate::telemetry::admin::{Admin, Handler};
@@ -52,6 +54,7 @@ pub(super) async fn follow_readiness(parts: Parts, stop: CancellationToken) {
         let stale = || "the view of the grants is older than grants.staleness_max".to_owned();
         parts.readiness.set("grants", if fresh { Ok(()) } else { Err(stale()) });
         parts.readiness.set("keys", parts.plane.load().verifier.ready(now));
+        parts.readiness.set("action_maps", has_maps(&parts));
         parts.readiness.set("audit", parts.recorder.health().map_err(str::to_owned));
         tokio::select! {
             biased;
@@ -91,6 +94,7 @@ fn status(parts: &Parts) -> Value {
             "digest": guardrails.digest(),
             "broken": parts.decider.guardrails_are_broken(),
         },
+        "action_maps": action_maps(parts),
         "next_expiry_seconds": census.next_expiry.map(|next| next.as_secs_f64()),
         "calls_running": parts.decider.calls().len(),
         "leases": plane.credentials.leases(),
@@ -99,6 +103,27 @@ fn status(parts: &Parts) -> Value {
         "audit_bytes": audit_bytes,
         "outcomes_lost": lost,
     })
+}
+
+/// How it stands with the action maps that the control plane says.
+fn action_maps(parts: &Parts) -> Value {
+    let one = |standing: Standing| {
+        let (name, digest) = standing.held.unzip();
+        let map = json!({"name": name, "digest": digest, "error": standing.error});
+        (standing.backend.to_string(), map)
+    };
+    parts.maps.standing().into_iter().map(one).collect::<serde_json::Map<_, _>>().into()
+}
+
+/// Whether there is a map for each backend whose map the control plane says.
+fn has_maps(parts: &Parts) -> Result<(), String> {
+    let missing = parts.maps.standing().into_iter().filter(|standing| standing.held.is_none());
+    let said: Vec<String> = missing
+        .map(|Standing { backend, error, .. }| {
+            error.unwrap_or_else(|| format!("the control plane has not said the action map of `{backend}`"))
+        })
+        .collect();
+    if said.is_empty() { Ok(()) } else { Err(said.join("; ")) }
 }
 
 fn grants(parts: &Parts) -> Value {
@@ -195,7 +220,10 @@ fn explain_call(
         Ok(canonical) => canonical,
         Err(malformed) => return refused(malformed.as_reason(), malformed.reason()),
     };
-    let resolved = match backend.actions.resolve(&canonical) {
+    let Some(map) = &backend.actions else {
+        return refused(Reason::StaleSource, NO_ACTION_MAP);
+    };
+    let resolved = match map.resolve(&canonical) {
         Match::Action(resolved) => Some(resolved),
         Match::Unmapped => None,
         Match::NeedsBody(rules) => match rules.resolve(&canonical, body) {

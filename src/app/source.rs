@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use tokio::sync::watch;
 
+use super::build;
 use super::join::{self, Renewal};
 use crate::action_map::{BackendBundle, Packed};
 use crate::config::{Config, GrantSource as Configured, Join, OnStale};
@@ -24,6 +25,7 @@ use crate::domain::view::{Change, Snapshot, StatedGrant};
 use crate::sidecar::consume::remote::Remote;
 use crate::sidecar::consume::{Counter, Counting};
 use crate::sidecar::decide::Decider;
+use crate::sidecar::plane::given::GivenMaps;
 use crate::sidecar::record::{Recorder, Used};
 use crate::sidecar::sync::file::{FileSettings, FileSource};
 use crate::sidecar::sync::sink::TableSink;
@@ -60,9 +62,10 @@ pub(super) async fn open(
     config: &Config,
     decider: &Arc<Decider>,
     recorder: &Arc<Recorder>,
+    maps: &Arc<GivenMaps>,
     beside: Option<Beside>,
 ) -> anyhow::Result<Opened> {
-    let sink = || Arc::new(TableSink::new(Arc::clone(decider)));
+    let sink = || Arc::new(TableSink::new(Arc::clone(decider)).mapping(Arc::clone(maps)));
     let clock = Arc::clone(decider.clock());
     let (mut opened, what) = match (&config.grants.source, beside) {
         (Configured::File { file, poll }, _) => {
@@ -130,7 +133,7 @@ fn about(config: &Config) -> anyhow::Result<About> {
     let has_bound = config.backends.iter().all(|backend| backend.on_stale == OnStale::Deny);
     Ok(About {
         backends: config.backends.iter().map(|backend| backend.name.clone()).collect(),
-        action_maps: BTreeSet::new(),
+        action_maps: build::mapped_by_control(config).collect(),
         boot_id: boot_id()?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         staleness_max: has_bound.then_some(config.grants.staleness_max),

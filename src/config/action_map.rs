@@ -1,6 +1,6 @@
 //! The one place where the configuration meets the action-map compiler.
 
-use super::resolved::{ActionMapSource, Canonical};
+use super::resolved::Canonical;
 use crate::sidecar::resolve::{ActionMap, BUILTIN, builtin};
 
 /// The names of the shipped maps.
@@ -12,23 +12,17 @@ pub(super) fn builtin_action_map(name: &str) -> Option<&'static str> {
 }
 
 /// What is wrong with a map, as message and hint.
-pub(super) fn check_action_map(source: &ActionMapSource, canonical: Canonical) -> Vec<(String, String)> {
-    let map = match ActionMap::from_yaml(&source.text) {
+pub(super) fn check_action_map(origin: &str, text: &str, canonical: Canonical) -> Vec<(String, String)> {
+    let map = match ActionMap::from_yaml(text) {
         Ok(map) => map,
         Err(errors) => {
-            return errors.0.iter().map(|error| (format!("`{}`: {error}", source.origin), String::new())).collect();
+            return errors.0.iter().map(|error| (format!("`{origin}`: {error}"), String::new())).collect();
         }
     };
-    let requires = map.requires();
-    let needs = [
-        ("encoded_slash", requires.encoded_slash && !canonical.encoded_slash_keep),
-        ("path_params", requires.path_params && !canonical.path_params_keep),
-    ];
-    needs
-        .into_iter()
-        .filter(|(_, missing)| *missing)
-        .map(|(name, _)| {
-            let message = format!("`{}` cannot work while `canonical.{name}` is refused", source.origin);
+    map.requires()
+        .lacking(canonical.encoded_slash_keep, canonical.path_params_keep)
+        .map(|name| {
+            let message = format!("`{origin}` cannot work while `canonical.{name}` is refused");
             (message, format!("add `canonical: {{{name}: keep}}`"))
         })
         .collect()

@@ -195,6 +195,24 @@ fn grants_come_from_one_place() {
 }
 
 #[test]
+fn an_action_map_comes_from_a_control_plane_only_with_the_grants() {
+    const OWN: &str = "action_map: builtin:etcd";
+    let control = "grants: {control: {addresses: [\"https://c.test:9903\"], tls: {certificate: tls.crt, key: tls.key, ca: ca.pem}}}";
+    check(
+        OWN,
+        "action_map: control",
+        &["yaml:21:17: backends[0].action_map: is to come from a control plane, and grants come from a file"],
+    );
+    let folder = Folder::new();
+    let text = SAMPLE.replace("grants: {file: grants.yaml}", control).replace(OWN, "action_map: control");
+    assert_eq!(folder.parse(&text).expect("valid").backends[0].action_map, ActionMapSource::Control);
+    // A file of that name is written as a path.
+    folder.write("control", "rules:\n  - {action: a.read, class: read, method: GET, path: /a, resource: a}\n");
+    let config = folder.parse(&SAMPLE.replace(OWN, "action_map: ./control")).expect("valid");
+    assert!(matches!(config.backends[0].action_map, ActionMapSource::Written { .. }));
+}
+
+#[test]
 fn what_is_shown_to_a_control_plane_comes_from_files_or_by_joining() {
     const FILE: &str = "grants: {file: grants.yaml}";
     let control = |more: &str| format!("grants: {{control: {{addresses: [\"https://c.test:9903\"], {more}}}}}");

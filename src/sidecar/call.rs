@@ -105,6 +105,9 @@ struct Known {
     upgrade: Option<OnUpgrade>,
 }
 
+/// The detail of a refusal: what the backend's calls do is for the control plane to say, and it has not.
+pub const NO_ACTION_MAP: &str = "no_action_map";
+
 /// Handles one call. Always answers; dropping the future ends the call and writes its record.
 pub async fn handle(caller: &Caller, request: Request<Incoming>) -> Response<DownstreamBody> {
     let shared = &*caller.shared;
@@ -237,7 +240,9 @@ async fn resolve(
     upgrade: Option<OnUpgrade>,
 ) -> Result<Known, Refusal> {
     let mut inflow = Inflow::Unread(body);
-    let resolved = match backend.actions.resolve(&canonical) {
+    // Not even where the backend is only observed: which locks are about the call is not known either.
+    let map = backend.actions.as_ref().ok_or_else(|| Refusal::detailed(Reason::StaleSource, NO_ACTION_MAP))?;
+    let resolved = match map.resolve(&canonical) {
         Match::Action(resolved) => Some(resolved),
         Match::Unmapped => None,
         Match::NeedsBody(rules) => {

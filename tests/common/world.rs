@@ -17,7 +17,9 @@ use super::wait_for;
 pub struct Setup {
     /// Where the backend is, as `upstream` has it.
     pub upstream: String,
-    /// The action map.
+    /// Where the action map comes from, as `action_map` has it.
+    pub action_map: String,
+    /// The action map in `actions.yaml`.
     pub map: String,
     /// The entries of `grants:`, each beginning with `  - `.
     pub grants: String,
@@ -52,6 +54,7 @@ impl Setup {
     pub fn new(upstream: SocketAddr) -> Self {
         Self {
             upstream: format!("http://{upstream}"),
+            action_map: "actions.yaml".to_owned(),
             map: MAP.to_owned(),
             grants: grant("g1", "ci-bot", "allowed.read", "allowed/**", 3_600)
                 + &grant("g2", "ci-bot", "upload", "upload", 3_600),
@@ -244,7 +247,7 @@ pub fn lines(text: &str) -> Vec<Value> {
 }
 
 fn configuration(setup: &Setup, grants: &str) -> String {
-    let Setup { upstream, listener, identity, backend, source, inject, more, .. } = setup;
+    let Setup { upstream, action_map, listener, identity, backend, source, inject, more, .. } = setup;
     format!(
         "listeners:
   - name: main
@@ -259,7 +262,7 @@ backends:
   - name: shop
     upstream: {upstream}
     hosts: [db.test]
-    action_map: actions.yaml
+    action_map: {action_map}
     credential: shop-admin
 {backend}
 credentials:

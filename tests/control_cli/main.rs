@@ -18,6 +18,7 @@ mod examples;
 mod faults;
 mod life;
 mod login;
+mod maps;
 mod metrics;
 mod page;
 mod settings;

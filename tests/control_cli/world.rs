@@ -79,8 +79,13 @@ pub struct World {
 }
 
 impl World {
-    /// Nothing is declared yet.
+    /// Nothing is declared yet but the shop, by the sidecar's own map.
     pub fn empty() -> Self {
+        Self::mapped_by("actions.yaml")
+    }
+
+    /// With what the shop's calls do from there.
+    pub fn mapped_by(action_map: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let issuer = Issuer::new("people");
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
@@ -93,7 +98,7 @@ impl World {
         write(
             "leasehold.yaml",
             &format!(
-                "control: {{address: 127.0.0.1:0}}\nadmin: {{address: 127.0.0.1:0}}\nlisteners: [{{name: shop, address: 127.0.0.1:0, backends: [shop]}}]\nidentity: {{issuers: [{{name: people, issuer: '{ISSUER}', audience: ['{AUDIENCE}'], algorithm: EdDSA, keys: {{file: keys.json}}}}]}}\nbackends: [{{name: shop, upstream: 'http://{}', action_map: actions.yaml, credential: shop}}]\ncredentials: [{{name: shop, source: {{file: secret}}, inject: {{bearer: true}}}}]\naudit: {{directory: audit}}\n",
+                "control: {{address: 127.0.0.1:0}}\nadmin: {{address: 127.0.0.1:0}}\nlisteners: [{{name: shop, address: 127.0.0.1:0, backends: [shop]}}]\nidentity: {{issuers: [{{name: people, issuer: '{ISSUER}', audience: ['{AUDIENCE}'], algorithm: EdDSA, keys: {{file: keys.json}}}}]}}\nbackends: [{{name: shop, upstream: 'http://{}', action_map: {action_map}, credential: shop}}]\ncredentials: [{{name: shop, source: {{file: secret}}, inject: {{bearer: true}}}}]\naudit: {{directory: audit}}\n",
                 shop()
             ),
         );

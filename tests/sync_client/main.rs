@@ -9,6 +9,7 @@ mod certificates;
 mod counted;
 mod follow;
 mod hostile;
+mod maps;
 mod relay;
 mod server;
 mod sidecar;

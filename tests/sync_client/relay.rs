@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use leasehold::action_map::BackendBundle;
 use leasehold::app::clock::SystemClock;
 use leasehold::app::relay::{RunningRelay, start_relay};
 use leasehold::config::parse_relay_with;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::common::wait_for;
 use crate::counted::counted;
 use crate::follow::{Follows, end, grant, snapshot};
+use crate::maps::say;
 use crate::server::Server;
 use crate::sidecar::{self, Fleet, granted};
 
@@ -109,6 +111,32 @@ fn a_relay_says_that_an_end_is_enforced_once_all_behind_it_say_so() {
     between.server.manner.mute.store(false, Ordering::SeqCst);
     origin.enforced();
     assert_eq!(follows.state("g1"), Some(GrantState::Revoked));
+}
+
+#[test]
+fn maps_pass_through_a_relay_to_who_wants_them() {
+    let origin = Server::start(None);
+    let nothing = || BackendBundle::default().pack();
+    say(&origin, "shop", 1, nothing());
+    say(&origin, "bank", 1, nothing());
+    origin.state(snapshot(1, &["g1"]));
+    let between = Between::start(&origin, LONG);
+    wait_for("the relay to know", || (between.server.hub.head() == Some(Revision(1))).then_some(()));
+    assert_eq!(origin.manner.subscribed.lock().unwrap()[0].action_maps, ["shop"]);
+    let told = |action_maps: &[&str]| {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let (backends, action_maps) = (names(&["shop", "bank"]), names(action_maps));
+        let subscribe = v1::Subscribe { backends, action_maps, staleness_max_ms: 1_000, ..v1::Subscribe::default() };
+        let (hub, who) = (&between.server.hub, Principal::parse("spiffe://test.example/sidecar").unwrap());
+        let mut stream = Stream::open(Arc::clone(hub), who, subscribe, |_, _| true).unwrap();
+        let frames = std::iter::from_fn(|| stream.next(hub.clock().now())?.frame);
+        let bundles = frames.filter_map(|frame| match frame {
+            v1::server_frame::Frame::Bundle(bundle) => Some(bundle.name),
+            _ => None,
+        });
+        bundles.collect::<Vec<_>>()
+    };
+    assert_eq!((told(&["shop", "bank"]), told(&["bank"])), (vec!["backend/shop".to_owned()], vec![]));
 }
 
 #[test]

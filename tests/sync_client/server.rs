@@ -42,6 +42,8 @@ pub struct Manner {
     pub subscribed: Mutex<Vec<v1::Subscribe>>,
     /// What was said of uses: calls of each grant.
     pub activity: Mutex<BTreeMap<String, u64>>,
+    /// What was said of bundles that cannot be used: the name and why.
+    pub unusable: Mutex<Vec<(String, String)>>,
     /// Uses taken: grant and use.
     pub taken: Mutex<BTreeSet<(String, String)>>,
     /// Uses of any grant before it is used up.
@@ -247,8 +249,13 @@ async fn serve(
                     Ok(news) => {
                         let mut activity = manner.activity.lock().unwrap();
                         for said in news {
-                            if let Said::Used { grant, calls, .. } = said {
-                                *activity.entry(grant.to_string()).or_default() += calls;
+                            match said {
+                                Said::Used { grant, calls, .. } => {
+                                    *activity.entry(grant.to_string()).or_default() += calls;
+                                }
+                                Said::Unusable { bundle, error, .. } => {
+                                    manner.unusable.lock().unwrap().push((bundle, error));
+                                }
                             }
                         }
                     }

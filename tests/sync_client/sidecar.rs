@@ -156,7 +156,7 @@ fn a_call_passes_from_the_grant_to_its_end_and_an_open_stream_is_cut() {
 }
 
 /// A stream of events that runs.
-fn events(world: &World) -> Client {
+pub fn events(world: &World) -> Client {
     let mut client = world.connect();
     client.send(&world.request("GET", "/events"));
     let head = String::from_utf8_lossy(&client.until(b"\r\n\r\n")).into_owned();

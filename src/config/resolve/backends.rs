@@ -23,6 +23,9 @@ use crate::domain::resource::ResourcePattern;
 
 const RELAXATION: [(&str, bool); 2] = [("refuse", false), ("keep", true)];
 
+/// An action map that the control plane says; a file of that name is `./control`.
+const CONTROL: &str = "control";
+
 impl Resolver<'_> {
     pub(super) fn backends(
         &mut self,
@@ -230,9 +233,17 @@ impl Resolver<'_> {
     fn action_map(&mut self, at: &Spot, field: &Field<Text>, canonical: Canonical) -> Option<ActionMapSource> {
         let text = self.required(at, "action_map", field, "builtin:rabbitmq")?;
         let spot = at.key("action_map", field);
-        let source = match text.strip_prefix("builtin:") {
+        if text == CONTROL {
+            if !self.follows_control {
+                let hint = "name `builtin:…` or a file, or take grants from a control plane: `grants: {control: …}`";
+                self.fail(&spot, "is to come from a control plane, and grants come from a file", hint);
+                return None;
+            }
+            return Some(ActionMapSource::Control);
+        }
+        let (origin, text) = match text.strip_prefix("builtin:") {
             Some(name) => match action_map::builtin_action_map(name) {
-                Some(text) => ActionMapSource { origin: format!("builtin:{name}"), text: text.to_owned() },
+                Some(text) => (format!("builtin:{name}"), text.to_owned()),
                 None => {
                     let hint = reference_hint(name, action_map::BUILTIN_ACTION_MAPS, "the program");
                     self.fail(&spot, format_args!("there is no action map `{name}` in the program"), hint);
@@ -241,15 +252,15 @@ impl Resolver<'_> {
             },
             None => {
                 let path = self.directory.join(text);
-                let hint = "name an action map, such as `builtin:rabbitmq` or a file of your own";
+                let hint = "name an action map, such as `builtin:rabbitmq` or a file of your own, or `control`";
                 let text = self.file_check(&spot, files::text(&path), hint)?;
-                ActionMapSource { origin: path.display().to_string(), text }
+                (path.display().to_string(), text)
             }
         };
-        for (message, hint) in action_map::check_action_map(&source, canonical) {
+        for (message, hint) in action_map::check_action_map(&origin, &text, canonical) {
             self.fail(&spot, message, hint);
         }
-        Some(source)
+        Some(ActionMapSource::Written { origin, text })
     }
 
     fn credential_reference(

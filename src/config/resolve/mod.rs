@@ -51,6 +51,8 @@ pub(super) struct Resolver<'a> {
     origin: &'a Path,
     directory: PathBuf,
     role: Role,
+    /// Whether grants come from a control plane.
+    follows_control: bool,
     environment: &'a Environment<'a>,
     errors: Vec<ConfigError>,
     /// Names of credentials and backends as written, so that a mistake in one is not reported again by who refers to it.
@@ -109,6 +111,8 @@ impl Source<'_> {
             origin: self.origin,
             directory: self.directory.clone(),
             role,
+            follows_control: role == Role::Up
+                || self.file.grants.value().is_some_and(|grants| grants.control.value().is_some()),
             environment: self.environment,
             errors: Vec::new(),
             written: Written::of(self.file),

@@ -320,13 +320,18 @@ pub struct UpstreamTls {
     pub client_key: Option<PathBuf>,
 }
 
-/// An action map as it was found; `sidecar::resolve` compiles it.
+/// Where an action map comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ActionMapSource {
-    /// `builtin:rabbitmq`, or the file.
-    pub origin: String,
-    /// Its text.
-    pub text: String,
+pub enum ActionMapSource {
+    /// It is here; `sidecar::resolve` compiles it.
+    Written {
+        /// `builtin:rabbitmq`, or the file.
+        origin: String,
+        /// Its text.
+        text: String,
+    },
+    /// The control plane says it: the map of its Backend of this name.
+    Control,
 }
 
 /// Whether refusals are carried out.

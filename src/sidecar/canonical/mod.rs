@@ -60,6 +60,11 @@ impl Rules {
         Self { relaxations, target_bytes_max, hosts }
     }
 
+    /// What is let through although it is not canonical.
+    pub fn relaxations(&self) -> Relaxations {
+        self.relaxations
+    }
+
     /// Whether the authority is one of the backend's.
     pub fn names(&self, authority: &str) -> bool {
         self.hosts.has(authority)

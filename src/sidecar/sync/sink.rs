@@ -11,19 +11,27 @@ use crate::domain::time::Uptime;
 use crate::domain::view::{Change, Snapshot};
 use crate::sidecar::decide::Decider;
 use crate::sidecar::decide::table::GRANTS_PER_PRINCIPAL_MAX;
+use crate::sidecar::plane::given::GivenMaps;
 use crate::sync::{Bundle, GUARDRAILS, Sink};
 
 /// Puts what a source knows into a sidecar's table.
 #[derive(Debug)]
 pub struct TableSink {
     decider: Arc<Decider>,
+    maps: Option<Arc<GivenMaps>>,
     locks: Mutex<Vec<Lock>>,
 }
 
 impl TableSink {
     /// The table of this decider. It has no other sink.
     pub fn new(decider: Arc<Decider>) -> Self {
-        Self { decider, locks: Mutex::default() }
+        Self { decider, maps: None, locks: Mutex::default() }
+    }
+
+    /// The same, which puts action maps in force too.
+    #[must_use]
+    pub fn mapping(self, maps: Arc<GivenMaps>) -> Self {
+        Self { maps: Some(maps), ..self }
     }
 
     fn apply(&self, changes: Vec<Change>) -> Result<(), String> {
@@ -66,6 +74,13 @@ impl Sink for TableSink {
     }
 
     fn bundle(&self, bundle: Bundle) -> Result<(), String> {
+        if let Some(backend) = bundle.backend() {
+            let taken = self.maps.as_ref().map_or(Ok(false), |maps| maps.take(&bundle))?;
+            if taken {
+                tracing::info!(backend, digest = %bundle.digest, "action map changed");
+            }
+            return Ok(());
+        }
         if &*bundle.name != GUARDRAILS {
             // Of a later version, which does without our knowing it.
             return Ok(());
