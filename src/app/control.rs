@@ -22,7 +22,7 @@ use crate::config::{self, Config, ControlConfig, StoreAddress};
 use crate::control::api::{self, LocalToken, serve::CurrentTls};
 use crate::control::catalogue::LOCAL_ADMIN;
 use crate::control::command::{Command, Reply};
-use crate::control::document::{API_VERSION, BackendSpec, Document, Kind, Metadata, NamedAction, read_yaml};
+use crate::control::document::{API_VERSION, BackendSpec, Document, Kind, Metadata, NamedAction, Spec, read_yaml};
 use crate::control::engine::Engine;
 use crate::control::publish::{Reports, Usage};
 use crate::control::store::sql::SqlStore;
@@ -30,6 +30,7 @@ use crate::domain::principal::Principal;
 use crate::domain::time::Clock;
 use crate::identity::Verifier;
 use crate::sidecar::accept::tls::Tls;
+use crate::sidecar::resolve::ActionMap;
 use crate::sync::hub::Hub;
 use crate::sync::local::Local;
 use crate::telemetry::admin::{Admin, Readiness};
@@ -115,6 +116,7 @@ async fn start_control_with(
         login: control.login.as_ref().map(login),
         reports: Arc::clone(&reports),
         enrolment: enrolment.clone(),
+        usable,
         stop: serving.clone(),
         registry: metrics.registry().clone(),
     })?;
@@ -297,7 +299,15 @@ fn documents(paths: &[PathBuf], more: Vec<Document>) -> anyhow::Result<Vec<Docum
             documents.push(document);
         }
     }
+    documents.iter().try_for_each(usable).map_err(|error| anyhow!("documents: {error}"))?;
     Ok(documents)
+}
+
+/// Whether a sidecar could use a document. What has not even its shape is the control plane's to refuse.
+fn usable(document: &Document) -> Result<(), String> {
+    let Ok(Spec::ActionMap(_, map)) = document.read() else { return Ok(()) };
+    let name = document.metadata.name.escape_debug();
+    ActionMap::compile(&map).map(drop).map_err(|errors| format!("ActionMap `{name}`: spec: {errors}"))
 }
 
 /// The YAML files of a folder and below, in the order of their names; those of policy tests are none.

@@ -54,6 +54,12 @@ fn the_next_call_is_resolved_by_the_map_that_was_applied() {
     call("GET", 403);
     call("DELETE", 200);
 
+    // What no sidecar could use is refused before any of them hears of it.
+    let twice = mapped("order.read").replace("method: DELETE", "method: GET");
+    world.write("bad.yaml", &twice);
+    admin.fails(1, &["apply", "-f", "bad.yaml"], "ActionMap `orders`: spec: rules[1]: it never matches");
+    call("DELETE", 200);
+
     // Whoever declares it by its actions alone leaves the sidecar without a map.
     world.write("listed.yaml", LISTED);
     admin.ok(&["apply", "-f", "listed.yaml"]);

@@ -108,6 +108,12 @@ async fn apply(
 
 impl Api {
     async fn declare(&self, caller: &Caller, documents: Vec<Document>, trial: bool) -> Result<Results, Problem> {
+        caller.must_administer("admin:apply", self.now())?;
+        // Many large maps take a while, and this thread has others to serve.
+        let wrong = tokio::task::block_in_place(|| documents.iter().find_map(|document| (self.usable)(document).err()));
+        if let Some(wrong) = wrong {
+            return Err(Problem::invalid("documents", wrong));
+        }
         let reply = self.run(caller, Command::Apply(documents), trial).await?;
         let Reply::Applied(applied) = reply else { return Err(unexpected()) };
         let results = applied.into_iter().map(|applied| AppliedView {

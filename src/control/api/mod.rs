@@ -50,6 +50,7 @@ use caller::Limits;
 use problem::Problem;
 use watchers::Watchers;
 
+use super::document::Document;
 use super::engine::Engine;
 use super::publish::{Enrolment, Reports};
 use super::store::sql::SqlStore;
@@ -88,6 +89,8 @@ pub struct Parts {
     pub reports: Arc<Reports>,
     /// Where sidecars join, if we sign for them.
     pub enrolment: Option<Arc<Enrolment>>,
+    /// What is wrong with a document that only others can tell: whoever is to use it.
+    pub usable: fn(&Document) -> Result<(), String>,
     /// Ends what has no end of its own.
     pub stop: CancellationToken,
     /// Where what is counted of calls is registered.
@@ -109,6 +112,7 @@ struct Api {
     reports: Arc<Reports>,
     enrolment: Option<Arc<Enrolment>>,
     watchers: Watchers,
+    usable: fn(&Document) -> Result<(), String>,
     stop: CancellationToken,
 }
 
@@ -142,6 +146,7 @@ pub fn router(parts: Parts) -> prometheus::Result<Router> {
         reports: parts.reports,
         enrolment: parts.enrolment,
         watchers: Watchers::new(),
+        usable: parts.usable,
         stop: parts.stop,
     });
     let (router, _) = openapi::routes().split_for_parts();
