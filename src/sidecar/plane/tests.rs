@@ -51,7 +51,13 @@ fn backend(index: usize, of: &str, relaxations: Relaxations) -> Arc<Backend> {
         actions: None,
         upstream: Arc::new(Upstream::new(target, Timeouts { connect: second, first_byte: second, idle: second })),
         response: ResponseRules { set_cookie_keep: false, leak_guard: true, trailers: Vec::new() },
-        body: BodyLimits { bytes_max: 1_000, pause_max: second, rate_min: 0, answer_within: second },
+        body: BodyLimits {
+            bytes_max: 1_000,
+            arguments_max: 1_000,
+            pause_max: second,
+            rate_min: 0,
+            answer_within: second,
+        },
     })
 }
 
