@@ -21,10 +21,6 @@ use leasehold::guardrail::{Actor, Backends, Call, GuardrailBundle, GuardrailDocu
 use leasehold::sidecar::decide::{Arguments, BackendRules, Decider, Mode, Question};
 use leasehold::sidecar::resolve::ActionSpec;
 
-/// What the program is built with.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const DECISIONS: usize = 200_000;
 const WRITES_PER_SECOND: u32 = 10_000;
 

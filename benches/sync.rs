@@ -77,10 +77,6 @@ fn ran(thread: i32) -> Duration {
     Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }
 
-/// What the program is built with.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn resident_bytes() -> usize {
     let status = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap();
     let line = status.lines().find(|line| line.starts_with("Pss:")).unwrap();

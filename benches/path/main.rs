@@ -22,10 +22,6 @@ use load::{Load, Rate};
 use process::Process;
 use setup::{Folder, Grants, Proxied};
 
-/// What the program is built with.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// How long one measurement lasts, and how many are made of each.
 struct Plan {
     round: Duration,
