@@ -138,6 +138,7 @@ fn a_lock_says_which_calls_it_stops() {
         400,
         "lock_is_over",
     );
+    plane.refused("root", "POST", "/v1/locks", &json!({"all": true, "revision": 3}), 400, "invalid_field");
     plane.refused("bob", "POST", "/v1/locks", &json!({"all": true}), 403, "not_an_admin");
     let mut lock = plane.done("root", "POST", "/v1/locks", &json!({"all": true, "message": "stop"}));
     assert!(lock.as_object_mut().unwrap().remove("revision").is_some_and(|revision| revision.is_u64()));

@@ -74,7 +74,7 @@ pub(super) struct LockView {
     #[schema(format = DateTime)]
     expires_at: Option<String>,
     /// The revision at which it was put in force; in the answer to that only.
-    #[serde(skip_deserializing, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(read_only)]
     revision: Option<u64>,
 }
@@ -102,6 +102,9 @@ impl LockView {
         let bad = |error: &dyn std::fmt::Display| Problem::invalid("invalid_field", error);
         if self.message.len() > 500 || self.message.chars().any(char::is_control) {
             return Err(Problem::invalid("message", "`message` has at most 500 bytes and no control characters"));
+        }
+        if self.revision.is_some() {
+            return Err(Problem::invalid("invalid_field", "`revision` is for the control plane to say: leave it out"));
         }
         let all = self.all;
         let id = self.id.unwrap_or_else(|| format!("lck_{}", api.new_id()));
