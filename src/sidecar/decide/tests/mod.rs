@@ -430,7 +430,7 @@ async fn the_watch_ends_a_call_at_its_deadline() {
         .apply(Snapshot { revision: Revision(1), grants: vec![grant("g1", "*", "**", 0, 10)], locks: Vec::new() })
         .unwrap();
     let bench = Bench { worker: decider.worker(), decider: Arc::clone(&decider), ..Bench::new() };
-    let stop = CancellationToken::new();
+    let stop = tokio_util::sync::CancellationToken::new();
     let watch = tokio::spawn({
         let (decider, stop) = (Arc::clone(&decider), stop.clone());
         async move { decider.watch(stop).await }
