@@ -2,26 +2,19 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods, unreachable_pub)]
 
-#[path = "common/issuer.rs"]
-#[allow(dead_code)]
-mod issuer;
+#[path = "common/mod.rs"]
+mod common;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use rustix::process::{Pid, Signal, kill_process};
 
-use issuer::{AUDIENCE, ISSUER, Issuer};
-
-/// How long anything may take that should come at once.
-const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Each of the starts would wait for much longer.
-const SOON: Duration = Duration::from_secs(10);
+use common::issuer::{AUDIENCE, ISSUER, Issuer};
+use common::{DEADLINE, wait_for};
 
 /// Somebody who takes connections and says nothing, and what tells of each.
 fn silent() -> (SocketAddr, Receiver<()>) {
@@ -111,14 +104,7 @@ fn ends(command: &str, signal: Signal, text: impl FnOnce(SocketAddr) -> String) 
     let said = || std::fs::read_to_string(folder.path().join("log")).unwrap();
     told.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("{command} asked nobody: {}", said()));
     kill_process(Pid::from_child(&process.0), signal).unwrap();
-    let until = Instant::now() + SOON;
-    let status = loop {
-        if let Some(status) = process.0.try_wait().unwrap() {
-            break status;
-        }
-        assert!(Instant::now() < until, "{command} goes on: {}", said());
-        std::thread::sleep(Duration::from_millis(5));
-    };
+    let status = wait_for("the end", || process.0.try_wait().unwrap());
     assert_eq!(status.code(), Some(0), "{command}: {}", said());
     assert!(said().contains("told to stop before the start was over"), "{command}: {}", said());
 }
