@@ -57,6 +57,7 @@ const SIDECAR: Table = &[
             "decide",
             "forward",
             "identify",
+            "fields",
             "inflow",
             "inject",
             "plane",

@@ -20,6 +20,7 @@ use crate::sidecar::consume::Counting;
 use crate::sidecar::credential::Lease;
 use crate::sidecar::decide::live::Watcher;
 use crate::sidecar::decide::{self, Arguments, Decider, Denial, Mode, Permit, Question};
+use crate::sidecar::fields::{is_grpc, is_text};
 use crate::sidecar::forward::body::{BodyProgress, UpstreamBody};
 use crate::sidecar::forward::pool::Pool;
 use crate::sidecar::forward::response::{
@@ -486,28 +487,4 @@ fn switch(
         }
     });
     response
-}
-
-fn is_grpc(kind: &HeaderValue) -> bool {
-    kind.as_bytes()
-        .strip_prefix(b"application/grpc")
-        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-}
-
-/// Whether a body is text that a credential could be read from as it stands.
-fn is_text(headers: &HeaderMap) -> bool {
-    if headers.contains_key(header::CONTENT_ENCODING) {
-        return false;
-    }
-    headers.get(header::CONTENT_TYPE).is_none_or(|kind| {
-        let kind = kind.as_bytes();
-        if kind == b"application/octet-stream" {
-            return false;
-        }
-        kind.starts_with(b"text/")
-            || kind.starts_with(b"application/json")
-            || [&b"json"[..], b"xml", b"yaml", b"x-www-form-urlencoded", b"javascript"]
-                .iter()
-                .any(|text| memchr::memmem::find(kind, text).is_some())
-    })
 }

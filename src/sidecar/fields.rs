@@ -1,6 +1,6 @@
-//! Which fields of a caller may reach a backend: the list that the canonicaliser and the injector share.
+//! What several steps know of fields: which of a caller may reach a backend, and what a `Content-Type` says of a body.
 
-use http::header::{self, HeaderName};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// Whether a field of a caller may reach the backend.
 pub fn passes(name: &HeaderName) -> bool {
@@ -105,6 +105,31 @@ const PREFIXES: &[&str] = &[
     "x-ssl-",
     "x-webauth-",
 ];
+
+/// Whether a `Content-Type` is that of gRPC.
+pub fn is_grpc(kind: &HeaderValue) -> bool {
+    kind.as_bytes()
+        .strip_prefix(b"application/grpc")
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// Whether a body is text that a credential could be read from as it stands.
+pub fn is_text(headers: &HeaderMap) -> bool {
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        return false;
+    }
+    headers.get(header::CONTENT_TYPE).is_none_or(|kind| {
+        let kind = kind.as_bytes();
+        if kind == b"application/octet-stream" {
+            return false;
+        }
+        kind.starts_with(b"text/")
+            || kind.starts_with(b"application/json")
+            || [&b"json"[..], b"xml", b"yaml", b"x-www-form-urlencoded", b"javascript"]
+                .iter()
+                .any(|text| memchr::memmem::find(kind, text).is_some())
+    })
+}
 
 #[cfg(test)]
 mod tests {

@@ -260,11 +260,7 @@ pub fn canonicalise(head: Parts, rules: &Rules) -> Result<Canonical, Malformed> 
     }
     let (target, segments) = path::canonical(given, rules.relaxations)?;
     let upgrade = connection.upgrade && is_websocket(&method, version, &headers);
-    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(|kind| {
-        kind.as_bytes()
-            .strip_prefix(b"application/grpc")
-            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-    });
+    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(fields::is_grpc);
     Ok(Canonical { method, target, segments, headers, body, upgrade, grpc })
 }
 
