@@ -140,7 +140,7 @@ fn measure(grants: usize, with_writer: bool, guarded: &GuardrailBundle) -> Row {
             let mut n = grants;
             while !stop.load(Ordering::Relaxed) {
                 for _ in 0..WRITES_PER_SECOND / 100 {
-                    decider.table().upsert(source.grant(n), clock.now()).unwrap();
+                    decider.table().upsert(source.grant(n).view(), clock.now()).unwrap();
                     decider.table().end(&GrantId::new(&format!("grt_{n:020}")).unwrap(), GrantState::Revoked);
                     n += 1;
                 }

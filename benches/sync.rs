@@ -23,7 +23,7 @@ use leasehold::domain::id::{BackendName, GrantId, Revision};
 use leasehold::domain::principal::Principal;
 use leasehold::domain::resource::ResourcePattern;
 use leasehold::domain::time::{Clock, Timestamp, Window};
-use leasehold::domain::view::{Change, Snapshot, StatedGrant};
+use leasehold::domain::view::{Change, Snapshot, StatedGrant, StatedGrants};
 use leasehold::sidecar::decide::Decider;
 use leasehold::sidecar::sync::sink::TableSink;
 use leasehold::sync::Sink;
@@ -51,7 +51,7 @@ fn grant_id(number: usize) -> GrantId {
 }
 
 /// Each principal holds one grant, as a CI job or an agent does.
-fn grants(count: usize) -> Vec<StatedGrant> {
+fn grants(count: usize) -> StatedGrants {
     let resource = ResourcePattern::new("vhosts/prod/queues/orders-*").unwrap();
     let actions = ["queue.delete", "queue.purge"].map(|action| ActionPattern::new(action).unwrap());
     let scope = Arc::new(Scope::new(actions.to_vec(), vec![resource]));

@@ -21,7 +21,7 @@ use crate::domain::grant::GrantState;
 use crate::domain::id::{BackendName, GrantId, Revision};
 use crate::domain::principal::Principal;
 use crate::domain::time::Clock;
-use crate::domain::view::{Change, Snapshot, StatedGrant};
+use crate::domain::view::{Change, Snapshot, StatedGrant, StatedGrants};
 use crate::sidecar::consume::remote::Remote;
 use crate::sidecar::consume::{Counter, Counting};
 use crate::sidecar::decide::Decider;
@@ -198,7 +198,8 @@ impl Beside {
         let text = |error: crate::control::store::StoreError| error.to_string();
         let mut rows = self.store.view().await.map_err(text)?;
         let revision = rows.head().await.map_err(text)?.revision;
-        let mut snapshot = Snapshot { revision, grants: Vec::new(), locks: rows.locks().await.map_err(text)? };
+        let mut snapshot =
+            Snapshot { revision, grants: StatedGrants::default(), locks: rows.locks().await.map_err(text)? };
         let mut page = Page { state: Some("active".to_owned()), limit: PAGE, ..Page::default() };
         loop {
             let found = rows.grants(&page).await.map_err(text)?;

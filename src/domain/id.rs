@@ -52,6 +52,12 @@ pub struct Borrowed<'a, T> {
 
 /// A kind of name that can be [`Borrowed`].
 pub trait Name: Clone {
+    /// Whether a text is a name of this kind.
+    ///
+    /// # Errors
+    /// [`NameError`] naming the first rule that is broken.
+    fn check(text: &str) -> Result<(), NameError>;
+
     /// The name as text.
     fn text(&self) -> &str;
 
@@ -60,6 +66,15 @@ pub trait Name: Clone {
 }
 
 impl<'a, T: Name> Borrowed<'a, T> {
+    /// Reads a name of this kind where it is.
+    ///
+    /// # Errors
+    /// [`NameError`] naming the first rule that is broken.
+    pub fn new(text: &'a str) -> Result<Self, NameError> {
+        T::check(text)?;
+        Ok(Self::of_valid(text))
+    }
+
     /// The name whose text this is. The text was that of a `T` once; who keeps it elsewhere answers for that.
     pub(crate) fn of_valid(text: &'a str) -> Self {
         Self { text, kind: PhantomData }
@@ -140,7 +155,7 @@ macro_rules! name {
             /// # Errors
             /// [`NameError`] when the text is empty, longer than 128 bytes, or has a character outside `[A-Za-z0-9._-]`.
             pub fn new(text: &str) -> Result<Self, NameError> {
-                check_name($kind, text, plain)?;
+                Self::check(text)?;
                 Ok(Self(Arc::from(text)))
             }
 
@@ -169,6 +184,10 @@ macro_rules! name {
         }
 
         impl Name for $type {
+            fn check(text: &str) -> Result<(), NameError> {
+                check_name($kind, text, plain)
+            }
+
             fn text(&self) -> &str {
                 &self.0
             }
@@ -222,6 +241,22 @@ name!(
 super::as_text!(TaskRef, TaskRef::new);
 
 impl Name for TaskRef {
+    fn check(text: &str) -> Result<(), NameError> {
+        let kind = "task";
+        if text.len() > REFERENCE_BYTES_MAX {
+            return Err(NameError::new(kind, text, "it is longer than 2048 bytes"));
+        }
+        if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(NameError::new(kind, text, "it has a space or a control character"));
+        }
+        match text.split_once(':') {
+            Some((source, reference)) if !reference.is_empty() && !source.is_empty() && source.bytes().all(plain) => {
+                Ok(())
+            }
+            _ => Err(NameError::new(kind, text, "write `source:reference`, such as `jira:OPS-17`")),
+        }
+    }
+
     fn text(&self) -> &str {
         &self.0
     }
@@ -241,19 +276,8 @@ impl TaskRef {
     /// # Errors
     /// [`NameError`] when there is no `source:`, it is too long, or it has a control character or a space.
     pub fn new(text: &str) -> Result<Self, NameError> {
-        let kind = "task";
-        if text.len() > REFERENCE_BYTES_MAX {
-            return Err(NameError::new(kind, text, "it is longer than 2048 bytes"));
-        }
-        if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
-            return Err(NameError::new(kind, text, "it has a space or a control character"));
-        }
-        match text.split_once(':') {
-            Some((source, reference)) if !reference.is_empty() && !source.is_empty() && source.bytes().all(plain) => {
-                Ok(Self(Arc::from(text)))
-            }
-            _ => Err(NameError::new(kind, text, "write `source:reference`, such as `jira:OPS-17`")),
-        }
+        Self::check(text)?;
+        Ok(Self(Arc::from(text)))
     }
 
     /// The reference as text.

@@ -39,6 +39,7 @@ pub mod resource;
 pub mod entitlement;
 pub mod grant;
 pub mod lock;
+mod stated;
 pub mod task;
 pub mod view;
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use super::id::{NameError, REFERENCE_BYTES_MAX};
+use super::id::{Name, NameError, REFERENCE_BYTES_MAX};
 
 /// An authenticated identity, written one way only.
 ///
@@ -17,7 +17,17 @@ pub struct Principal(Arc<str>);
 
 super::as_text!(Principal, Principal::parse);
 
-impl super::id::Name for Principal {
+impl Name for Principal {
+    fn check(text: &str) -> Result<(), NameError> {
+        if text.starts_with("spiffe://") {
+            return check_spiffe(text);
+        }
+        match text.find('#') {
+            Some(hash) => check_joined(text, hash),
+            None => Err(NameError::new(KIND, text, "write `spiffe://…` or `issuer#subject`")),
+        }
+    }
+
     fn text(&self) -> &str {
         &self.0
     }
@@ -35,13 +45,8 @@ impl Principal {
     /// # Errors
     /// [`NameError`] when it is neither form, too long, or has a control character.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        if text.starts_with("spiffe://") {
-            return Self::spiffe(text);
-        }
-        match text.find('#') {
-            Some(hash) => Self::joined(text, hash),
-            None => Err(NameError::new(KIND, text, "write `spiffe://…` or `issuer#subject`")),
-        }
+        Self::check(text)?;
+        Ok(Self(Arc::from(text)))
     }
 
     /// The principal of a SPIFFE id (SPIFFE-ID section 2): lower-case trust domain, plain path segments.
@@ -49,27 +54,7 @@ impl Principal {
     /// # Errors
     /// [`NameError`] naming the first rule that is broken.
     pub fn spiffe(text: &str) -> Result<Self, NameError> {
-        let refuse = |reason| Err(NameError::new(KIND, text, reason));
-        let Some(rest) = text.strip_prefix("spiffe://") else { return refuse("it does not begin with `spiffe://`") };
-        if text.len() > REFERENCE_BYTES_MAX {
-            return refuse("it is longer than 2048 bytes");
-        }
-        let (domain, path) = rest.split_once('/').map_or((rest, None), |(d, p)| (d, Some(p)));
-        if domain.is_empty() || domain.len() > 255 {
-            return refuse("its trust domain is empty or longer than 255 bytes");
-        }
-        if !domain.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_')) {
-            return refuse("its trust domain may only have a-z, 0-9, `.`, `-` and `_`");
-        }
-        let Some(path) = path else { return refuse("it names a trust domain and no workload") };
-        for segment in path.split('/') {
-            if segment.is_empty() || segment == "." || segment == ".." {
-                return refuse("its path has an empty or a dot segment");
-            }
-            if !segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
-                return refuse("its path may only have letters, digits, `.`, `-` and `_`");
-            }
-        }
+        check_spiffe(text)?;
         Ok(Self(Arc::from(text)))
     }
 
@@ -78,26 +63,8 @@ impl Principal {
     /// # Errors
     /// [`NameError`] when either part is empty, the issuer has a `#`, it is too long, or there is a control character.
     pub fn token(issuer: &str, subject: &str) -> Result<Self, NameError> {
-        Self::joined(&format!("{issuer}#{subject}"), issuer.len())
-    }
-
-    /// The principal of a token from its text, in which the issuer ends at `hash`.
-    fn joined(text: &str, hash: usize) -> Result<Self, NameError> {
-        let (issuer, subject) = (&text[..hash], &text[hash + 1..]);
-        let refuse = |reason| Err(NameError::new(KIND, text, reason));
-        if issuer.is_empty() || subject.is_empty() {
-            return refuse("its issuer or its subject is empty");
-        }
-        if issuer.contains('#') || issuer.starts_with("spiffe://") {
-            return refuse("an issuer has no `#` and is not a SPIFFE id");
-        }
-        if text.len() > REFERENCE_BYTES_MAX {
-            return refuse("it is longer than 2048 bytes");
-        }
-        let strange = |c: char| c.is_control() || is_invisible(c);
-        if text.bytes().any(|b| !(b' '..=b'~').contains(&b)) && text.chars().any(strange) {
-            return refuse("it has a control or an invisible formatting character");
-        }
+        let text = format!("{issuer}#{subject}");
+        check_joined(&text, issuer.len())?;
         Ok(Self(Arc::from(text)))
     }
 
@@ -105,6 +72,52 @@ impl Principal {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Whether it is a SPIFFE id as [`Principal::spiffe`] has it.
+fn check_spiffe(text: &str) -> Result<(), NameError> {
+    let refuse = |reason| Err(NameError::new(KIND, text, reason));
+    let Some(rest) = text.strip_prefix("spiffe://") else { return refuse("it does not begin with `spiffe://`") };
+    if text.len() > REFERENCE_BYTES_MAX {
+        return refuse("it is longer than 2048 bytes");
+    }
+    let (domain, path) = rest.split_once('/').map_or((rest, None), |(d, p)| (d, Some(p)));
+    if domain.is_empty() || domain.len() > 255 {
+        return refuse("its trust domain is empty or longer than 255 bytes");
+    }
+    if !domain.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_')) {
+        return refuse("its trust domain may only have a-z, 0-9, `.`, `-` and `_`");
+    }
+    let Some(path) = path else { return refuse("it names a trust domain and no workload") };
+    for segment in path.split('/') {
+        if segment.is_empty() || segment == "." || segment == ".." {
+            return refuse("its path has an empty or a dot segment");
+        }
+        if !segment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')) {
+            return refuse("its path may only have letters, digits, `.`, `-` and `_`");
+        }
+    }
+    Ok(())
+}
+
+/// Whether it is the principal of a token, whose issuer ends at `hash`.
+fn check_joined(text: &str, hash: usize) -> Result<(), NameError> {
+    let (issuer, subject) = (&text[..hash], &text[hash + 1..]);
+    let refuse = |reason| Err(NameError::new(KIND, text, reason));
+    if issuer.is_empty() || subject.is_empty() {
+        return refuse("its issuer or its subject is empty");
+    }
+    if issuer.contains('#') || issuer.starts_with("spiffe://") {
+        return refuse("an issuer has no `#` and is not a SPIFFE id");
+    }
+    if text.len() > REFERENCE_BYTES_MAX {
+        return refuse("it is longer than 2048 bytes");
+    }
+    let strange = |c: char| c.is_control() || is_invisible(c);
+    if text.bytes().any(|b| !(b' '..=b'~').contains(&b)) && text.chars().any(strange) {
+        return refuse("it has a control or an invisible formatting character");
+    }
+    Ok(())
 }
 
 /// Characters that change how a name looks and not what it is: direction overrides, zero-width and byte-order marks.

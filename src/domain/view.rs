@@ -3,15 +3,7 @@
 use super::grant::{Grant, GrantState};
 use super::id::{BackendName, GrantId, LockId, Revision};
 use super::lock::Lock;
-
-/// A grant as a source states it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StatedGrant {
-    /// The grant.
-    pub grant: Grant,
-    /// Its state according to the source.
-    pub state: GrantState,
-}
+pub use super::stated::{Stated, StatedGrant, StatedGrants};
 
 /// Everything a source states at one moment.
 #[derive(Debug, Default)]
@@ -19,7 +11,7 @@ pub struct Snapshot {
     /// Its number; it never goes back.
     pub revision: Revision,
     /// All grants; what is missing has ended.
-    pub grants: Vec<StatedGrant>,
+    pub grants: StatedGrants,
     /// All locks; what is missing is lifted.
     pub locks: Vec<Lock>,
 }

@@ -222,11 +222,10 @@ impl Follower {
             return Err(Broken::Parts);
         }
         *next += 1;
-        snapshot.grants.reserve(part.grants.len());
         // What is hollow here would stand in the way of the grant itself, when whoever is between knows of it.
         for grant in part.grants.into_iter().filter(|grant| !grant.is_hollow()) {
             let grant = self.shared.grant(grant)?;
-            snapshot.grants.push(StatedGrant { grant, state: GrantState::Active });
+            snapshot.grants.push(StatedGrant { grant, state: GrantState::Active }.view());
         }
         for lock in part.locks {
             snapshot.locks.push(Lock::try_from(lock)?);
@@ -241,10 +240,8 @@ impl Follower {
     fn replace(&mut self, mut snapshot: Snapshot, sink: &dyn Sink) -> Result<Taken, Broken> {
         let revision = snapshot.revision;
         // INVARIANT: an end is final. What came ahead counts, however old the statement that it meets.
-        for stated in &mut snapshot.grants {
-            if let Some((_, state)) = self.ended_ahead.get(&stated.grant.id) {
-                stated.state = *state;
-            }
+        if !self.ended_ahead.is_empty() {
+            snapshot.grants.set_states(|id| self.ended_ahead.get(id).map(|(_, state)| *state));
         }
         let ahead = self.locked_ahead.values().filter(|(at, _)| *at > revision);
         for (_, lock) in ahead {

@@ -67,7 +67,7 @@ impl Sink for Probe {
         // An older one is refused by the table.
         let counts = snapshot.revision >= self.decider.table().revision();
         for stated in snapshot.grants.iter().filter(|_| counts).filter(|stated| stated.state == GrantState::Active) {
-            assert!(!ended.contains(&stated.grant.id), "{} is stated again by a snapshot", stated.grant.id);
+            assert!(!ended.contains(stated.id.as_str()), "{} is stated again by a snapshot", stated.id);
         }
         self.table.replace(snapshot)
     }

@@ -9,7 +9,7 @@ use crate::domain::grant::GrantState;
 use crate::domain::id::{BackendName, Borrowed, GrantId, TaskRef};
 use crate::domain::principal::Principal;
 use crate::domain::time::{Anchored, Now, Position, Timestamp, Uptime, Window};
-use crate::domain::view::StatedGrant;
+use crate::domain::view::Stated;
 use crate::guardrail::{Guardrails, Seat, SeatMemory};
 
 /// What many grants have in common, held once: where they hold and for what.
@@ -27,9 +27,9 @@ struct Names {
 }
 
 impl Names {
-    fn new(id: &GrantId, principal: &Principal, task: Option<&TaskRef>) -> Self {
-        let (id, principal) = (id.as_str(), principal.as_str());
-        let text = [id, principal, task.map_or("", TaskRef::as_str)].concat().into_boxed_str();
+    fn new(stated: &Stated<'_>) -> Self {
+        let (id, principal) = (stated.id.as_str(), stated.principal.as_str());
+        let text = [id, principal, stated.task.map_or("", |task| task.as_str())].concat().into_boxed_str();
         // INVARIANT: an id has at most 128 bytes, a principal at most 2,048.
         let place = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX);
         Self { text, principal_at: place(id.len()), task_at: place(id.len() + principal.len()) }
@@ -79,19 +79,18 @@ pub struct Entry {
 const UNCOUNTED: u32 = u32::MAX;
 
 impl Entry {
-    pub(super) fn new(stated: StatedGrant, terms: Arc<Terms>, now: Now) -> Self {
-        let StatedGrant { grant, state } = stated;
-        let anchored = grant.window.anchor(now);
+    pub(super) fn new(stated: Stated<'_>, terms: Arc<Terms>, now: Now) -> Self {
+        let anchored = stated.window.anchor(now);
         Self {
-            names: Names::new(&grant.id, &grant.principal, grant.task.as_ref()),
+            names: Names::new(&stated),
             terms,
-            not_before: grant.window.not_before,
-            expires_at: AtomicI64::new(grant.window.expires_at.as_micros()),
+            not_before: stated.window.not_before,
+            expires_at: AtomicI64::new(stated.window.expires_at.as_micros()),
             ends_uptime: AtomicI64::new(anchored.ends_uptime().as_micros()),
             remembered_until: AtomicI64::new(anchored.ends_uptime().as_micros()),
-            uses_max: AtomicU32::new(grant.uses_max.map_or(UNCOUNTED, |n| n.min(UNCOUNTED - 1))),
+            uses_max: AtomicU32::new(stated.uses_max.map_or(UNCOUNTED, |n| n.min(UNCOUNTED - 1))),
             uses: AtomicU32::new(0),
-            state: AtomicU8::new(state as u8),
+            state: AtomicU8::new(stated.state as u8),
             seat: SeatMemory::default(),
         }
     }
@@ -177,13 +176,12 @@ impl Entry {
     }
 
     /// The same grant was read again: whatever it says now can only shorten what stands here.
-    pub(super) fn narrow(&self, stated: &StatedGrant, now: Now) {
-        let grant = &stated.grant;
-        let read_again = grant.window.anchor(now);
-        self.expires_at.fetch_min(grant.window.expires_at.as_micros(), Ordering::AcqRel);
+    pub(super) fn narrow(&self, stated: Stated<'_>, now: Now) {
+        let read_again = stated.window.anchor(now);
+        self.expires_at.fetch_min(stated.window.expires_at.as_micros(), Ordering::AcqRel);
         self.ends_uptime.fetch_min(read_again.ends_uptime().as_micros(), Ordering::AcqRel);
         self.remembered_until.fetch_max(read_again.ends_uptime().as_micros(), Ordering::AcqRel);
-        if let Some(max) = grant.uses_max {
+        if let Some(max) = stated.uses_max {
             self.uses_max.fetch_min(max, Ordering::AcqRel);
         }
         if stated.state != GrantState::Active {

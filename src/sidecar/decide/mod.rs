@@ -272,7 +272,7 @@ impl Decider {
     /// # Errors
     /// [`Refused`]; everything is as it was.
     pub fn state(&self, stated: StatedGrant) -> Result<(), Refused> {
-        self.table.upsert(stated, self.now_at_source())?;
+        self.table.upsert(stated.view(), self.now_at_source())?;
         self.recheck();
         Ok(())
     }
@@ -288,7 +288,8 @@ impl Decider {
         let now = self.now_at_source();
         let applied = changes.into_iter().try_for_each(|change| match change {
             Change::Grant(grant) => {
-                match self.table.upsert(StatedGrant { grant: *grant, state: GrantState::Active }, now) {
+                let stated = StatedGrant { grant: *grant, state: GrantState::Active };
+                match self.table.upsert(stated.view(), now) {
                     // One holder of very many must not cost all others their view: this grant is not in force.
                     Err(error @ Refused::TooMany { .. }) => {
                         tracing::warn!(%error, "a grant is not in force");

@@ -7,7 +7,7 @@
 //! what is over ([`Table::sweep`]) only frees memory. An entry that ended stays as a tombstone until its own expiry, so a
 //! late or repeated upsert cannot revive it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,12 +17,12 @@ use arc_swap::ArcSwap;
 use super::entry::{Entry, Terms};
 use super::index::Index;
 use super::refused::Refused;
-use crate::domain::grant::{Grant, GrantState};
+use crate::domain::grant::GrantState;
 use crate::domain::id::{BackendName, Borrowed, GrantId, Revision};
 use crate::domain::lock::Lock;
 use crate::domain::principal::Principal;
 use crate::domain::time::Now;
-use crate::domain::view::{Snapshot, StatedGrant};
+use crate::domain::view::{Snapshot, Stated, StatedGrants};
 
 /// Most grants that one principal can hold on one backend; a call looks at each of them.
 pub const GRANTS_PER_PRINCIPAL_MAX: usize = 1024;
@@ -119,8 +119,8 @@ impl Table {
         hasher.finish()
     }
 
-    fn find_in(&self, indexes: &Indexes, id: &GrantId) -> Option<Arc<Entry>> {
-        find_hashed(indexes, self.id_hash(id.into()), id)
+    fn find_in(&self, indexes: &Indexes, id: Borrowed<'_, GrantId>) -> Option<Arc<Entry>> {
+        find_hashed(indexes, self.id_hash(id), id)
     }
 
     /// Calls `look` with every grant of the principal on the backend, ended ones included. `look` runs under a read lock
@@ -135,7 +135,7 @@ impl Table {
 
     /// The grant of that id, ended or not.
     pub fn find(&self, id: &GrantId) -> Option<Arc<Entry>> {
-        self.find_in(&self.indexes.load(), id)
+        self.find_in(&self.indexes.load(), id.into())
     }
 
     /// Every grant in the table, ended ones included; a copy of the pointers, for reports.
@@ -160,12 +160,12 @@ impl Table {
     ///
     /// # Errors
     /// [`Refused`] when a grant of that id has another content, or the principal has too many.
-    pub fn upsert(&self, stated: StatedGrant, now: Now) -> Result<(), Refused> {
+    pub fn upsert(&self, stated: Stated<'_>, now: Now) -> Result<(), Refused> {
         let indexes = self.indexes.load();
-        match self.find_in(&indexes, &stated.grant.id) {
+        match self.find_in(&indexes, stated.id) {
             Some(entry) => {
-                same_content(&entry, &stated.grant)?;
-                entry.narrow(&stated, now);
+                same_content(&entry, &stated)?;
+                entry.narrow(stated, now);
                 Ok(())
             }
             None => self.add(&indexes, &mut self.terms(), stated, now),
@@ -185,29 +185,12 @@ impl Table {
         }
         let new = Indexes::with_capacity(snapshot.grants.len(), snapshot.revision);
         let mut terms = self.terms();
-        let mut known = Vec::new();
-        let mut entries = Vec::with_capacity(snapshot.grants.len());
-        let first = old.by_id.is_empty();
-        for stated in snapshot.grants {
-            let hash = self.id_hash((&stated.grant.id).into());
-            // At the start a million grants are not looked for where none can be.
-            match if first { None } else { find_hashed(&old, hash, &stated.grant.id) } {
-                Some(entry) => {
-                    same_content(&entry, &stated.grant)?;
-                    entries.push((hash, Arc::clone(&entry)));
-                    known.push((entry, stated));
-                }
-                None => {
-                    let shared = intern(&mut terms, &stated.grant);
-                    entries.push((hash, Arc::new(Entry::new(stated, shared, now))));
-                }
-            }
-        }
+        let (entries, known) = self.entries_of(&snapshot.grants, &old, &mut terms, now)?;
         self.fill(&new, &entries)?;
         drop(entries);
         // Nothing is refused from here on: first what both tables share, then the swap.
         for (entry, stated) in known {
-            entry.narrow(&stated, now);
+            entry.narrow(stated, now);
         }
         self.bury_the_missing(&old, &new, now);
         self.locks.store(Arc::new(snapshot.locks));
@@ -215,6 +198,39 @@ impl Table {
         drop(old);
         forget_unused(&mut terms);
         Ok(())
+    }
+
+    /// The entry of each of these grants, with the hash of its id: the one there is, or a new one. Those that there are come
+    /// once more, with what is stated of them now.
+    fn entries_of<'a>(
+        &self,
+        grants: &'a StatedGrants,
+        old: &Indexes,
+        terms: &mut AllTerms,
+        now: Now,
+    ) -> Result<(Vec<Hashed>, Vec<Known<'a>>), Refused> {
+        let mut entries = Vec::with_capacity(grants.len());
+        let mut known = Vec::new();
+        let first = old.by_id.is_empty();
+        // Whoever reads very many grants shares the scopes of those that say the same.
+        let mut shared: HashMap<_, _, ahash::RandomState> = HashMap::default();
+        for stated in grants.iter() {
+            let hash = self.id_hash(stated.id);
+            // At the start a million grants are not looked for where none can be.
+            match if first { None } else { find_hashed(old, hash, stated.id) } {
+                Some(entry) => {
+                    same_content(&entry, &stated)?;
+                    entries.push((hash, Arc::clone(&entry)));
+                    known.push((entry, stated));
+                }
+                None => {
+                    let seen = shared.entry((Arc::as_ptr(stated.scope), stated.backend));
+                    let terms = Arc::clone(seen.or_insert_with(|| intern(terms, &stated)));
+                    entries.push((hash, Arc::new(Entry::new(stated, terms, now))));
+                }
+            }
+        }
+        Ok((entries, known))
     }
 
     /// Ends what the new table does not have, and keeps it there as a tombstone until it would have ended by itself.
@@ -258,9 +274,9 @@ impl Table {
         census
     }
 
-    fn add(&self, indexes: &Indexes, terms: &mut AllTerms, stated: StatedGrant, now: Now) -> Result<(), Refused> {
-        let hash = self.id_hash((&stated.grant.id).into());
-        let shared = intern(terms, &stated.grant);
+    fn add(&self, indexes: &Indexes, terms: &mut AllTerms, stated: Stated<'_>, now: Now) -> Result<(), Refused> {
+        let hash = self.id_hash(stated.id);
+        let shared = intern(terms, &stated);
         let entry = Arc::new(Entry::new(stated, shared, now));
         self.add_to_holder(indexes, &entry)?;
         self.add_id(indexes, hash, entry);
@@ -269,7 +285,7 @@ impl Table {
 
     /// Puts entries, each with the hash of its id, into indexes that nobody sees yet. Very many go into both at once: what
     /// takes the time is waiting for memory.
-    fn fill(&self, indexes: &Indexes, entries: &[(u64, Arc<Entry>)]) -> Result<(), Refused> {
+    fn fill(&self, indexes: &Indexes, entries: &[Hashed]) -> Result<(), Refused> {
         let by_id = || {
             entries.iter().try_for_each(|(hash, entry)| {
                 if indexes.by_id.has(*hash, |other| other.id() == entry.id()) {
@@ -321,14 +337,20 @@ impl Table {
     }
 }
 
-fn find_hashed(indexes: &Indexes, hash: u64, id: &GrantId) -> Option<Arc<Entry>> {
-    indexes.by_id.find(hash, |entry| entry.id() == *id)
+fn find_hashed(indexes: &Indexes, hash: u64, id: Borrowed<'_, GrantId>) -> Option<Arc<Entry>> {
+    indexes.by_id.find(hash, |entry| entry.id() == id)
 }
+
+/// An entry and the hash of its id.
+type Hashed = (u64, Arc<Entry>);
+
+/// An entry that there was, and what is stated of it now.
+type Known<'a> = (Arc<Entry>, Stated<'a>);
 
 type AllTerms = HashSet<Arc<Terms>, ahash::RandomState>;
 
-fn intern(all: &mut AllTerms, grant: &Grant) -> Arc<Terms> {
-    let terms = Terms { backend: grant.backend.clone(), scope: Arc::clone(&grant.scope) };
+fn intern(all: &mut AllTerms, stated: &Stated<'_>) -> Arc<Terms> {
+    let terms = Terms { backend: stated.backend.clone(), scope: Arc::clone(stated.scope) };
     if let Some(known) = all.get(&terms) {
         return Arc::clone(known);
     }
@@ -341,14 +363,14 @@ fn forget_unused(all: &mut AllTerms) {
     all.retain(|terms| Arc::strong_count(terms) > 1);
 }
 
-fn same_content(entry: &Entry, grant: &Grant) -> Result<(), Refused> {
-    let what = if entry.principal() != grant.principal {
+fn same_content(entry: &Entry, stated: &Stated<'_>) -> Result<(), Refused> {
+    let what = if entry.principal() != stated.principal {
         "principal"
-    } else if *entry.backend() != grant.backend {
+    } else if entry.backend() != stated.backend {
         "backend"
-    } else if *entry.scope() != *grant.scope {
+    } else if *entry.scope() != **stated.scope {
         "scope"
-    } else if entry.task() != grant.task.as_ref().map(Borrowed::from) {
+    } else if entry.task() != stated.task {
         "task"
     } else {
         return Ok(());

@@ -8,13 +8,13 @@ use serde::Deserialize;
 
 use crate::domain::action::{ActionPattern, Scope};
 use crate::domain::arguments::ArgumentDigest;
-use crate::domain::grant::{Grant, GrantState};
-use crate::domain::id::{BackendName, GrantId, LockId, Revision, TaskRef};
+use crate::domain::grant::GrantState;
+use crate::domain::id::{BackendName, Borrowed, GrantId, LockId, Revision, TaskRef};
 use crate::domain::lock::Lock;
 use crate::domain::principal::Principal;
 use crate::domain::resource::ResourcePattern;
 use crate::domain::time::{Timestamp, Window};
-use crate::domain::view::{Snapshot, StatedGrant};
+use crate::domain::view::{Snapshot, Stated, StatedGrants};
 
 /// Why a grants file is refused as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -143,8 +143,8 @@ fn read_yaml(content: &[u8]) -> Result<Snapshot, DocumentError> {
     let mut shared = Shared::default();
     for (place, raw) in document.grants.unwrap_or_default().into_iter().enumerate() {
         let id = raw.id.0.clone();
-        let grant = shared.grant(raw).map_err(|e| DocumentError::new(format!("grants[{place}] `{id}`"), e))?;
-        snapshot.grants.push(grant);
+        let read = shared.read(raw, &mut snapshot.grants);
+        read.map_err(|e| DocumentError::new(format!("grants[{place}] `{id}`"), e))?;
     }
     for (place, raw) in document.locks.unwrap_or_default().into_iter().enumerate() {
         let id = raw.id.clone();
@@ -169,12 +169,7 @@ fn read_lines(content: &[u8]) -> Result<Snapshot, DocumentError> {
         let Ok(read) = read else { return Err(DocumentError::new("the file", "it could not be read to its end")) };
         let mut read = read.map_err(|(line, error)| DocumentError::new(format!("line {}", lines + line + 1), error))?;
         snapshot.revision = read.revision.unwrap_or(snapshot.revision);
-        if snapshot.grants.is_empty() {
-            // The first part is the longest there is to copy, so it is not copied.
-            snapshot.grants = read.grants;
-        } else {
-            snapshot.grants.append(&mut read.grants);
-        }
+        snapshot.grants.append(read.grants);
         snapshot.locks.append(&mut read.locks);
         lines += memchr::memchr_iter(b'\n', part).count();
     }
@@ -198,7 +193,7 @@ fn parts(mut content: &[u8], size: usize) -> Vec<&[u8]> {
 #[derive(Debug, Default)]
 struct Part {
     revision: Option<Revision>,
-    grants: Vec<StatedGrant>,
+    grants: StatedGrants,
     locks: Vec<Lock>,
 }
 
@@ -214,7 +209,7 @@ fn read_part(content: &[u8]) -> Result<Part, (usize, String)> {
         }
         match serde_json::from_str(line).map_err(|error| at(&error))? {
             RawLine::Revision(revision) => part.revision = Some(Revision(revision)),
-            RawLine::Grant(raw) => part.grants.push(shared.grant(raw).map_err(|error| at(&error))?),
+            RawLine::Grant(raw) => shared.read(raw, &mut part.grants).map_err(|error| at(&error))?,
             RawLine::Lock(raw) => part.locks.push(lock(raw).map_err(|error| at(&error))?),
         }
     }
@@ -233,7 +228,8 @@ struct Shared<'a> {
 }
 
 impl<'a> Shared<'a> {
-    fn grant(&mut self, raw: RawGrant<'a>) -> Result<StatedGrant, String> {
+    /// Reads a grant and adds it to those before it.
+    fn read(&mut self, raw: RawGrant<'a>, grants: &mut StatedGrants) -> Result<(), String> {
         let expires_at = Timestamp::parse(&raw.expires_at.0)?;
         let not_before = match &raw.not_before {
             Some(stamp) => Timestamp::parse(&stamp.0)?,
@@ -248,21 +244,21 @@ impl<'a> Shared<'a> {
         if raw.actions.is_empty() || raw.resources.is_empty() {
             return Err("`actions` and `resources` name at least one each".to_owned());
         }
-        let grant = Grant {
-            id: GrantId::new(&raw.id.0).map_err(text)?,
-            principal: Principal::parse(&raw.principal.0).map_err(text)?,
-            backend: self.backend(raw.backend)?,
-            scope: bound(self.scope(raw.actions, raw.resources)?, raw.arguments.as_ref())?,
+        grants.push(Stated {
+            id: Borrowed::new(&raw.id.0).map_err(text)?,
+            principal: Borrowed::new(&raw.principal.0).map_err(text)?,
+            task: raw.task.as_ref().map(|task| Borrowed::new(&task.0)).transpose().map_err(text)?,
+            backend: &self.backend(raw.backend)?,
+            scope: &bound(self.scope(raw.actions, raw.resources)?, raw.arguments.as_ref())?,
             window: Window { not_before, expires_at },
             uses_max: raw.uses_max,
-            task: raw.task.as_ref().map(|task| TaskRef::new(&task.0)).transpose().map_err(text)?,
-        };
-        let state = match raw.state {
-            RawState::Active => GrantState::Active,
-            RawState::Revoked => GrantState::Revoked,
-            RawState::Released => GrantState::Released,
-        };
-        Ok(StatedGrant { grant, state })
+            state: match raw.state {
+                RawState::Active => GrantState::Active,
+                RawState::Revoked => GrantState::Revoked,
+                RawState::Released => GrantState::Released,
+            },
+        });
+        Ok(())
     }
 
     fn backend(&mut self, raw: Text<'a>) -> Result<BackendName, String> {
@@ -335,7 +331,7 @@ mod tests {
         assert!(content.len() > PART_BYTES_MIN);
         let read_whole = read(Format::JsonLines, content.as_bytes()).unwrap();
         assert_eq!((read_whole.revision, read_whole.grants.len()), (Revision(7), 9_000));
-        assert_eq!(read_whole.grants[8_999].grant.id.as_str(), "g8999");
+        assert_eq!(read_whole.grants.get(8_999).unwrap().id.as_str(), "g8999");
         for size in [1, 100, 1_000, content.len() - 1, content.len()] {
             assert_eq!(parts(content.as_bytes(), size).concat(), content.as_bytes());
             assert!(parts(content.as_bytes(), size).iter().all(|part| part.is_empty() || part.ends_with(b"\n")));
@@ -379,7 +375,7 @@ mod tests {
             |digest: &str| GRANT.replace("\"expires_at\"", &format!("\"arguments\":\"{digest}\",\"expires_at\""));
         let digest = ArgumentDigest::from_bytes([7; 32]);
         let read_bound = read(Format::JsonLines, bound(&digest.to_string()).as_bytes()).unwrap();
-        assert_eq!(read_bound.grants[0].grant.scope.arguments(), Some(&digest));
+        assert_eq!(read_bound.grants.get(0).unwrap().scope.arguments(), Some(&digest));
         let error = read(Format::JsonLines, bound("sha256:7").as_bytes()).expect_err("a short digest").to_string();
         assert!(error.starts_with("line 1: digest of arguments `sha256:7`"), "{error}");
         let cut = &GRANT.as_bytes()[..GRANT.len() / 2];

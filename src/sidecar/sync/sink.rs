@@ -1,12 +1,11 @@
 //! The grant table as a sink of what a source knows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::domain::id::{BackendName, Revision};
 use crate::domain::lock::Lock;
-use crate::domain::principal::Principal;
 use crate::domain::time::Uptime;
 use crate::domain::view::{Change, Snapshot};
 use crate::sidecar::decide::Decider;
@@ -103,16 +102,17 @@ impl Sink for TableSink {
 
 /// Keeps what a holder may have on a backend, the newest first, and says so where that is not all.
 fn leave_out_too_many(snapshot: &mut Snapshot) {
-    let mut held: HashMap<(Principal, BackendName), usize> = HashMap::new();
-    let before = snapshot.grants.len();
-    snapshot.grants.reverse();
-    snapshot.grants.retain(|stated| {
-        let count = held.entry((stated.grant.principal.clone(), stated.grant.backend.clone())).or_default();
+    let mut held: HashMap<(&str, &BackendName), usize, ahash::RandomState> = HashMap::default();
+    let newest_first = snapshot.grants.iter().enumerate().rev();
+    let too_many = newest_first.filter_map(|(place, stated)| {
+        let count = held.entry((stated.principal.as_str(), stated.backend)).or_default();
         *count += 1;
-        *count <= GRANTS_PER_PRINCIPAL_MAX
+        (*count > GRANTS_PER_PRINCIPAL_MAX).then_some(place)
     });
-    let left_out = before - snapshot.grants.len();
+    let too_many: HashSet<usize> = too_many.collect();
+    let left_out = too_many.len();
     if left_out > 0 {
+        snapshot.grants.retain(|place| !too_many.contains(&place));
         tracing::warn!(left_out, most = GRANTS_PER_PRINCIPAL_MAX, "grants of holders of too many are not in force");
     }
 }
@@ -126,6 +126,7 @@ mod tests {
     use crate::domain::action::{ActionPattern, Scope};
     use crate::domain::grant::{Grant, GrantState};
     use crate::domain::id::GrantId;
+    use crate::domain::principal::Principal;
     use crate::domain::resource::ResourcePattern;
     use crate::domain::time::{Clock, Now};
     use crate::domain::time::{Timestamp, Window};
@@ -243,7 +244,7 @@ mod tests {
         let mut snapshot = Snapshot { grants, ..Snapshot::default() };
         leave_out_too_many(&mut snapshot);
         assert_eq!(snapshot.grants.len(), GRANTS_PER_PRINCIPAL_MAX + 1);
-        let has = |id: &str| snapshot.grants.iter().any(|stated| stated.grant.id.as_str() == id);
+        let has = |id: &str| snapshot.grants.iter().any(|stated| stated.id.as_str() == id);
         assert!(has("g9999") && has(&format!("g{}", GRANTS_PER_PRINCIPAL_MAX + 4)) && !has("g0") && !has("g4"));
     }
 }

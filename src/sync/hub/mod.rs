@@ -301,8 +301,8 @@ impl Sink for Hub {
         }
         let is_same = inner.head == Some(snapshot.revision);
         inner.grants.clear();
-        for stated in snapshot.grants.into_iter().filter(|stated| stated.state == GrantState::Active) {
-            inner.apply(&Change::Grant(Box::new(stated.grant)));
+        for stated in snapshot.grants.iter().filter(|stated| stated.state == GrantState::Active) {
+            inner.apply(&Change::Grant(Box::new(stated.to_owned().grant)));
         }
         inner.locks = snapshot.locks.into_iter().map(|lock| (lock.id.clone(), Arc::new(lock))).collect();
         inner.head = Some(snapshot.revision);

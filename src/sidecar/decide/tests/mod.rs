@@ -115,6 +115,7 @@ impl Bench {
     pub(super) fn state(&mut self, grants: Vec<StatedGrant>) {
         self.revision += 1;
         let revision = Revision(self.revision);
+        let grants = grants.into_iter().collect();
         self.decider.apply(Snapshot { revision, grants, locks: Vec::new() }).unwrap();
         self.decider.freshness().prove(self.clock.now().uptime);
     }
@@ -296,7 +297,8 @@ fn an_older_snapshot_is_refused_whole() {
 fn a_grant_is_never_widened_and_never_prolonged() {
     let mut bench = Bench::new();
     bench.state(vec![grant("g1", "queue.delete", ORDERS, 0, 1_010)]);
-    let wider = Snapshot { revision: Revision(9), grants: vec![grant("g1", "*", "**", 0, 1_010)], locks: Vec::new() };
+    let grants = [grant("g1", "*", "**", 0, 1_010)].into_iter().collect();
+    let wider = Snapshot { revision: Revision(9), grants, locks: Vec::new() };
     assert!(matches!(bench.decider.apply(wider), Err(Refused::Changed { what: "scope", .. })));
     bench.state(vec![grant("g1", "queue.delete", ORDERS, 0, 5_000)]);
     bench.clock.pass(10);
@@ -427,7 +429,11 @@ async fn the_watch_ends_a_call_at_its_deadline() {
     let decider = Decider::new(Arc::<Paused>::clone(&clock), Duration::from_secs(30), 1);
     decider.freshness().prove(clock.now().uptime);
     decider
-        .apply(Snapshot { revision: Revision(1), grants: vec![grant("g1", "*", "**", 0, 10)], locks: Vec::new() })
+        .apply(Snapshot {
+            revision: Revision(1),
+            grants: [grant("g1", "*", "**", 0, 10)].into_iter().collect(),
+            locks: Vec::new(),
+        })
         .unwrap();
     let bench = Bench { worker: decider.worker(), decider: Arc::clone(&decider), ..Bench::new() };
     let stop = tokio_util::sync::CancellationToken::new();
