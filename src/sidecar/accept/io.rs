@@ -168,6 +168,17 @@ struct Prefix {
     to: u8,
 }
 
+impl Prefix {
+    /// Gives what waits, or as much of it as there is room for. Returns whether there was any.
+    fn give(&mut self, buf: &mut ReadBuf<'_>) -> bool {
+        let waiting = &self.bytes[usize::from(self.from)..usize::from(self.to)];
+        let taken = waiting.len().min(buf.remaining());
+        buf.put_slice(&waiting[..taken]);
+        self.from += u8::try_from(taken).unwrap_or(0);
+        taken > 0
+    }
+}
+
 impl CallerIo {
     /// A connection without TLS.
     pub fn plain(socket: Socket, reset: ResetSwitch) -> Self {
@@ -237,15 +248,14 @@ macro_rules! on {
 impl AsyncRead for CallerIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let Prefix { bytes, from, to } = &mut this.prefix;
-        if from < to {
-            let waiting = &bytes[usize::from(*from)..usize::from(*to)];
-            let taken = waiting.len().min(buf.remaining());
-            buf.put_slice(&waiting[..taken]);
-            *from += u8::try_from(taken).unwrap_or(0);
+        let had_waiting = this.prefix.give(buf);
+        if had_waiting && buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
+        // What comes after the prefix is read along with it: a reader that is given a few bytes of a head first makes its
+        // buffer twice as large, for as long as the connection is open.
         let polled = on!(&mut this.stream, Layer::Plain | Tls, stream => Pin::new(stream).poll_read(cx, buf));
+        let polled = if had_waiting && polled.is_pending() { Poll::Ready(Ok(())) } else { polled };
         if let (true, Some(pulse)) = (polled.is_ready(), &this.pulse) {
             pulse.read();
         }
@@ -313,5 +323,42 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         on!(self.get_mut(), Self::Tcp | Unix, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    async fn connected(said: &[u8]) -> (UnixStream, CallerIo) {
+        let (mut caller, here) = UnixStream::pair().unwrap();
+        caller.write_all(said).await.unwrap();
+        (caller, CallerIo::plain(Socket::Unix(here), ResetSwitch::default()))
+    }
+
+    #[tokio::test]
+    async fn what_told_the_protocol_is_read_along_with_what_follows() {
+        for said in [&b"GET /things/x HTTP/1.1\r\nhost: a\r\n\r\n"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nand more"] {
+            let (_caller, mut io) = connected(said).await;
+            assert_eq!(io.speaks_http2().await.unwrap(), said.starts_with(b"PRI"));
+            let mut bytes = [0; 100];
+            let read = io.read(&mut bytes).await.unwrap();
+            assert_eq!(&bytes[..read], said);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_told_the_protocol_does_not_wait_for_what_follows() {
+        let (mut caller, mut io) = connected(b"GET ").await;
+        assert!(!io.speaks_http2().await.unwrap());
+        let mut bytes = [0; 3];
+        assert_eq!((io.read(&mut bytes).await.unwrap(), &bytes), (3, b"GET"));
+        assert_eq!((io.read(&mut bytes).await.unwrap(), bytes[0]), (1, b' '));
+        caller.write_all(b"/").await.unwrap();
+        assert_eq!((io.read(&mut bytes).await.unwrap(), bytes[0]), (1, b'/'));
+        drop(caller);
+        assert_eq!(io.read(&mut bytes).await.unwrap(), 0);
     }
 }
