@@ -8,7 +8,7 @@ use crate::domain::principal::Principal;
 /// Keys of rows that are going to be read. Each is named once, whoever asks for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// Requests, with their tasks.
+    /// Requests, with their tasks, what they renew and what their subjects hold.
     pub requests: BTreeSet<RequestId>,
     /// Grants.
     pub grants: BTreeSet<GrantId>,

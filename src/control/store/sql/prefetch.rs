@@ -50,6 +50,9 @@ pub(super) async fn prefetch(connection: &mut AnyConnection, overlay: &mut Overl
     ask(connection, &keys, sql, |row| {
         let row: RequestRow = body(row)?;
         wanted.tasks.extend(row.request.task.clone());
+        wanted.grants.extend(row.request.renews.clone());
+        // Who approves it looks at what its subject holds; asked one by one, each would wait for what is written before.
+        wanted.holders.insert(row.request.subject.clone());
         overlay.requests.read(row.request.id.clone(), Some(row));
         Ok(())
     })
