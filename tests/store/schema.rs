@@ -54,6 +54,28 @@ async fn eight_control_planes_create_the_tables_once() {
     newer_tables_are_refused(&place.url).await;
 }
 
+/// An index of very many rows takes longer than any statement may at other times. Others that start meanwhile wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_of_many_rows_are_brought_up_to_date_however_long_it_takes() {
+    let place = Postgres::new();
+    place.open().await.close().await;
+    raw(&place.url, "DELETE FROM schema_versions WHERE version = 4").await;
+    raw(&place.url, "CREATE TABLE slow AS SELECT 1 AS once").await;
+    let slowly = "CREATE FUNCTION slowly() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN IF (SELECT COUNT(*) FROM slow) > 0 THEN DELETE FROM slow; PERFORM pg_sleep(11); END IF; END $$";
+    raw(&place.url, slowly).await;
+    raw(
+        &place.url,
+        "CREATE EVENT TRIGGER slowly ON ddl_command_start WHEN TAG IN ('CREATE INDEX') EXECUTE FUNCTION slowly()",
+    )
+    .await;
+    let (one, other) = tokio::join!(SqlStore::open(&place.url), SqlStore::open(&place.url));
+    for store in [one.unwrap(), other.unwrap()] {
+        store.close().await;
+    }
+    let database = place.url.rsplit('/').next().unwrap();
+    assert_eq!(postgres::shared().sql(database, "SELECT COUNT(*) FROM slow"), "0");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_store_is_said_to_be_none() {
     for (url, expected) in [("mysql://x/y", "sqlite:PATH"), ("sqlite:/nowhere/at/all.db", "cannot be reached")] {

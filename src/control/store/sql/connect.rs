@@ -15,6 +15,10 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// Longest wait for the answer to one statement.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
+/// Longest wait for a statement that changes tables, and for another control plane that is at it: an index of very many
+/// rows takes minutes.
+const CHANGE_WITHIN: Duration = Duration::from_secs(3_600);
+
 /// FULL: what was acknowledged survives a power cut.
 const SQLITE: &[&str] = &[
     "PRAGMA journal_mode = WAL",
@@ -32,6 +36,16 @@ const POSTGRES: &[&str] = &[
     "SET enable_seqscan = off",
     "SET enable_hashjoin = off",
     "SET enable_mergejoin = off",
+];
+
+/// Inside the transaction that brings the tables up to date: whoever else is at it is waited for, and no statement is too
+/// long. The number is ours; two that start at once would both create.
+pub(super) const POSTGRES_ALONE: &[&str] = &[
+    "SET LOCAL statement_timeout = '1h'",
+    "SET LOCAL idle_in_transaction_session_timeout = '1min'",
+    "SET LOCAL lock_timeout = '1h'",
+    "SELECT pg_advisory_xact_lock(7308895159)",
+    "SET LOCAL lock_timeout = '5s'",
 ];
 
 /// The kinds of engine.
@@ -88,9 +102,18 @@ pub(super) fn pool(options: AnyConnectOptions, kind: Kind, size: u32) -> AnyPool
 
 /// What the engine answers, unless it takes too long.
 pub(super) async fn within<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Read<T> {
-    match tokio::time::timeout(ANSWER_WITHIN, asked).await {
+    answered(asked, ANSWER_WITHIN).await
+}
+
+/// As [`within`], of what goes through whole tables.
+pub(super) async fn within_change<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> Read<T> {
+    answered(asked, CHANGE_WITHIN).await
+}
+
+async fn answered<T>(asked: impl Future<Output = Result<T, sqlx::Error>>, limit: Duration) -> Read<T> {
+    match tokio::time::timeout(limit, asked).await {
         Ok(answer) => answer.map_err(|error| failed(&error)),
-        Err(_) => Err(StoreError::Unreachable(format!("no answer within {} s", ANSWER_WITHIN.as_secs()))),
+        Err(_) => Err(StoreError::Unreachable(format!("no answer within {} s", limit.as_secs()))),
     }
 }
 

@@ -41,7 +41,7 @@ use crate::domain::lock::Lock;
 use crate::domain::principal::Principal;
 use crate::domain::task::Task;
 use crate::domain::time::Timestamp;
-use connect::{Kind, within};
+use connect::{Kind, within, within_change};
 use hints::Hints;
 use rows::On;
 use transaction::{Held, Remembered};
@@ -71,11 +71,12 @@ impl SqlStore {
         let store = Self::connect(url, true)?;
         let mut transaction = within(store.writer.begin_with(store.begin_word())).await?;
         if store.kind == Kind::Postgres {
-            // Two replicas that start at once would both create.
-            within(sqlx::query("SELECT pg_advisory_xact_lock(7308895159)").execute(&mut *transaction)).await?;
+            for statement in connect::POSTGRES_ALONE {
+                within_change(sqlx::query(*statement).execute(&mut *transaction)).await?;
+            }
         }
         schema::bring_up(&mut transaction).await?;
-        within(transaction.commit()).await?;
+        within_change(transaction.commit()).await?;
         Ok(Self { hints: (store.kind == Kind::Postgres).then(|| Hints::start(url)), ..store })
     }
 

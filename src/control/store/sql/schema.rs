@@ -2,7 +2,7 @@
 
 use sqlx::{AnyConnection, Row};
 
-use super::connect::{failed, within};
+use super::connect::{failed, within, within_change};
 use crate::control::store::{Read, StoreError};
 
 /// What each version added. A later version adds an entry at the end; none is ever changed.
@@ -111,12 +111,19 @@ pub(super) async fn bring_up(connection: &mut AnyConnection) -> Read<()> {
     let create = "CREATE TABLE IF NOT EXISTS schema_versions (version BIGINT PRIMARY KEY)";
     within(sqlx::query(create).execute(&mut *connection)).await?;
     let found = version(connection).await?;
+    if (1..KNOWN).contains(&found) {
+        tracing::info!(
+            from = found,
+            to = KNOWN,
+            "the tables are brought up to date; with very many rows this takes minutes"
+        );
+    }
     for (before, statements) in (0u64..).zip(VERSIONS) {
         if before < found {
             continue;
         }
         for statement in *statements {
-            within(sqlx::query(*statement).execute(&mut *connection)).await?;
+            within_change(sqlx::query(*statement).execute(&mut *connection)).await?;
         }
         let insert = sqlx::query("INSERT INTO schema_versions (version) VALUES ($1)");
         within(insert.bind(i64::try_from(before + 1).unwrap_or(i64::MAX)).execute(&mut *connection)).await?;
