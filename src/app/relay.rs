@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::clock::SystemClock;
 use super::publish::{Listening, serve_to};
 use super::source::{boot_id, upstreams};
-use super::{LOOK_EVERY, carry};
+use super::{LOOK_EVERY, carry, join};
 use crate::config::{ControlSync, RelayConfig, SyncSigner};
 use crate::domain::id::{BackendName, GrantId};
 use crate::domain::principal::Principal;
@@ -170,6 +170,9 @@ pub async fn start_relay(config: &RelayConfig) -> anyhow::Result<RunningRelay> {
     let (upkeep, serving) = (CancellationToken::new(), CancellationToken::new());
     let mut tasks = JoinSet::new();
     let tls = config.tls.clone();
+    if config.shows_what_it_joined_with() {
+        join::must_serve(&tls.certificate)?;
+    }
     let listens = ControlSync {
         address: config.address,
         trust_domain: config.trust_domain.clone(),

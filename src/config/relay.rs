@@ -51,6 +51,14 @@ pub struct RelayTls {
     pub client_ca: PathBuf,
 }
 
+impl RelayTls {
+    /// What is shown to control planes is shown to those who follow too.
+    pub(super) fn of(join: &Join) -> Self {
+        let files = join.files();
+        Self { certificate: files.certificate, key: files.key, client_ca: files.ca }
+    }
+}
+
 /// One principal, or all whose names begin alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PrincipalPattern {
@@ -86,6 +94,11 @@ impl PrincipalPattern {
 }
 
 impl RelayConfig {
+    /// Whether it shows those who follow the certificate that it joined with.
+    pub fn shows_what_it_joined_with(&self) -> bool {
+        self.join.as_ref().is_some_and(|join| RelayTls::of(join) == self.tls)
+    }
+
     /// Whether somebody may follow a backend here.
     pub fn may_follow(&self, sidecar: &Principal, backend: &BackendName) -> bool {
         self.backends.contains(backend) && self.sidecars.iter().any(|pattern| pattern.matches(sidecar))

@@ -258,7 +258,13 @@ fn a_relay_is_checked() {
     assert!(relay.may_follow(&who, &shop));
     assert!(!relay.may_follow(&who, &BackendName::new("other").unwrap()));
     assert!(!relay.may_follow(&Principal::parse("spiffe://prod.test/else").unwrap(), &shop));
+    let joining =
+        RELAY.replace("tls: {certificate: tls.crt, key: tls.key, ca: ca.pem}", "join: {token: {env: T}, folder: own}");
+    assert!(!parse(&joining).expect("valid").shows_what_it_joined_with());
+    let own_tls = "  tls: {certificate: tls.crt, key: tls.key, client_ca: ca.pem}\n";
+    assert!(parse(&joining.replace(own_tls, "")).expect("valid").shows_what_it_joined_with());
     for (from, to, expected) in [
+        (own_tls, "", "relay.tls.certificate: is missing"),
         ("backends: [shop]", "backends: []", "relay.backends: is missing or empty"),
         ("  trust_domain: prod.test\n", "", "relay.trust_domain: is missing"),
         ("prod.test\n", "prod.test/x\n", "is not a trust domain"),

@@ -3,6 +3,7 @@
 //! For where nobody else does (SPIRE, cert-manager). A certificate lives a day and names the sidecar alone; of a request
 //! nothing is taken but its key, whose owner signed it.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use rcgen::{
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use x509_parser::extensions::GeneralName;
 
 use crate::domain::principal::Principal;
 use crate::domain::time::Timestamp;
@@ -141,13 +143,15 @@ impl Authority {
         Principal::spiffe(&id).map_err(|error| AuthorityError::Request(error.to_string()))
     }
 
-    /// Signs the key of a request for that sidecar: its certificate and issuers, leaf first, and the serial number.
+    /// Signs the key of a request for that sidecar: its certificate and issuers, leaf first, and the serial number. One
+    /// that `serves` others by these names and addresses may show the same certificate to them.
     ///
     /// # Errors
     /// [`AuthorityError`].
     pub fn sign(
         &self,
         sidecar: &Principal,
+        serves: &[String],
         csr: &[u8],
         now: Timestamp,
     ) -> Result<(Vec<Bytes>, String), AuthorityError> {
@@ -157,10 +161,13 @@ impl Authority {
         }
         let request = CertificateSigningRequestParams::from_der(&csr.into()).map_err(|error| wrong(&error))?;
         let name = sidecar.as_str().try_into().map_err(|error| wrong(&error))?;
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::URI(name)];
+        let mut params = CertificateParams::new(serves.to_vec()).map_err(|error| wrong(&error))?;
+        params.subject_alt_names.insert(0, SanType::URI(name));
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        if !serves.is_empty() {
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        }
         params.use_authority_key_identifier_extension = true;
         let number = serial()?;
         let shown = number.to_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
@@ -189,6 +196,23 @@ impl Authority {
     }
 }
 
+/// The names and addresses by which whoever shows this certificate, DER, serves others.
+pub fn serves(certificate: &[u8]) -> Vec<String> {
+    let Ok((_, leaf)) = x509_parser::parse_x509_certificate(certificate) else { return Vec::new() };
+    let Ok(Some(names)) = leaf.subject_alternative_name() else { return Vec::new() };
+    let address = |bytes: &[u8]| match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+        _ => <[u8; 16]>::try_from(bytes).ok().map(|bytes| IpAddr::from(bytes).to_string()),
+    };
+    let names = names.value.general_names.iter();
+    let serves = names.filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => address(bytes),
+        _ => None,
+    });
+    serves.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,7 +231,7 @@ mod tests {
         let request = params.serialize_request(&key).expect("a request");
         let sidecar = authority.sidecar("shop-1").expect("a name");
         let now = Timestamp::from_seconds(1_800_000_000);
-        let (chain, _) = authority.sign(&sidecar, request.der(), now).expect("signed");
+        let (chain, _) = authority.sign(&sidecar, &[], request.der(), now).expect("signed");
         let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0]).expect("a certificate");
         let names = leaf.subject_alternative_name().expect("names").expect("names").value;
         assert_eq!(format!("{:?}", names.general_names), "[URI(\"spiffe://prod.test/sidecar/shop-1\")]");
@@ -215,6 +239,24 @@ mod tests {
         assert_eq!(leaf.validity().not_after.timestamp(), now.as_seconds() + SIDECAR_SECONDS);
         assert_eq!(leaf.public_key().subject_public_key.data.as_ref(), key.public_key_raw());
         assert_eq!(chain[1], authority.certificate());
+    }
+
+    #[test]
+    fn who_serves_is_named_after_what_it_is_and_serves_by_these_names_alone() {
+        let (authority, key) = (authority(), KeyPair::generate().expect("a key"));
+        let request = CertificateParams::default().serialize_request(&key).expect("a request");
+        let sidecar = authority.sidecar("relay-1").expect("a name");
+        let now = Timestamp::from_seconds(1_800_000_000);
+        let names = ["relay-1.prod.test", "10.0.0.7", "fd00::7"].map(str::to_owned);
+        let (chain, _) = authority.sign(&sidecar, &names, request.der(), now).expect("signed");
+        assert_eq!(serves(&chain[0]), names);
+        let (_, leaf) = x509_parser::parse_x509_certificate(&chain[0]).expect("a certificate");
+        let usage = leaf.extended_key_usage().expect("usage").expect("usage").value;
+        assert!(usage.client_auth && usage.server_auth);
+        let shown = leaf.subject_alternative_name().expect("names").expect("names").value;
+        assert!(matches!(shown.general_names[0], GeneralName::URI("spiffe://prod.test/sidecar/relay-1")));
+        let (chain, _) = authority.sign(&sidecar, &[], request.der(), now).expect("signed");
+        assert!(serves(&chain[0]).is_empty() && serves(b"x").is_empty());
     }
 
     #[test]
@@ -227,7 +269,7 @@ mod tests {
             *last ^= 1;
         }
         for bad in [&b""[..], b"x", &spoiled, &[0; 20_000]] {
-            let refused = authority.sign(&sidecar, bad, Timestamp::from_seconds(0));
+            let refused = authority.sign(&sidecar, &[], bad, Timestamp::from_seconds(0));
             assert!(matches!(refused, Err(AuthorityError::Request(_))), "{refused:?}");
         }
         for bad in ["", ".", "..", "a/b", "a b", "\u{e4}", &"x".repeat(129)] {

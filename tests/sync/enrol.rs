@@ -42,6 +42,13 @@ pub fn token(world: &World, name: &str) -> String {
     made["token"].as_str().unwrap().to_owned()
 }
 
+/// The same, of a relay that others follow at this machine.
+pub fn token_of_relay(world: &World, name: &str) -> String {
+    let asked = json!({"name": name, "serves": ["127.0.0.1", "relay.prod.test"]});
+    let made = world.done("local", "POST", "/v1/sidecars/join-tokens", &asked);
+    made["token"].as_str().unwrap().to_owned()
+}
+
 fn follow(world: &World, root: &CertificateDer<'static>, shown: Option<Shown>) -> Result<(), Code> {
     world.runtime.block_on(async {
         let mut follower = Follower::connect(world.sync(), root, shown).await.unwrap();

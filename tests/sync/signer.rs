@@ -52,14 +52,6 @@ impl Signer {
         let leaf = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         Held { chain: vec![leaf, self.certificate.clone()], key }
     }
-
-    /// What a relay on this machine shows, and its key, PEM.
-    pub fn server(&self) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        let leaf = Self::params(SanType::IpAddress([127, 0, 0, 1].into())).signed_by(&key, &self.issuer).unwrap();
-        let own = pem(&self.certificate);
-        (leaf.pem() + &own, key.serialize_pem())
-    }
 }
 
 fn pem(der: &[u8]) -> String {

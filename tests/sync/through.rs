@@ -8,11 +8,12 @@ use leasehold::domain::time::{Clock, Timestamp};
 use leasehold::sync::renewal::SignedRenewal;
 use leasehold::wire::v1;
 use rcgen::{CertificateParams, KeyPair, SigningKey};
+use serde_json::json;
 use tonic::{Code, Status};
 
 use crate::common::backend::Backend;
 use crate::common::wait_for;
-use crate::enrol::{enroll, own, token};
+use crate::enrol::{enroll, own, token, token_of_relay};
 use crate::follower::{Follower, Shown};
 use crate::join::{entries, events, signing_for, start_at};
 use crate::signer::{Held, Signer};
@@ -109,19 +110,15 @@ fn what_is_renewed_was_taken_away_from_nobody_and_the_own_connection_proves_enou
     assert!(status.message().contains("its certificate is not renewed"), "{status}");
 }
 
-/// A relay that joined by itself, and shows a certificate of the same authority.
-fn relay(world: &World) -> RunningRelay {
+/// A relay that joins with this token, and shows those who follow what it joined with.
+fn relay(world: &World, token: &str) -> anyhow::Result<RunningRelay> {
     let write = |name: &str, text: &str| std::fs::write(world.path().join(name), text).unwrap();
-    let (certificate, key) = Signer::of(world).server();
-    write("relay.pem", &certificate);
-    write("relay.key", &key);
-    write("join-token", &token(world, "shop-relay"));
+    write("join-token", token);
     let text = format!(
         "relay:
   upstream: {{addresses: ['https://{}'], join: {{token: {{file: join-token}}, folder: relay}}}}
   trust_domain: prod.test
   address: 127.0.0.1:0
-  tls: {{certificate: relay.pem, key: relay.key, client_ca: leasehold.data/authority/ca.pem}}
   sidecars: ['spiffe://prod.test/sidecar/*']
   backends: [shop]
 ",
@@ -129,19 +126,24 @@ fn relay(world: &World) -> RunningRelay {
     );
     write("relay.yaml", &text);
     let config = config::load_relay(&world.path().join("relay.yaml")).unwrap_or_else(|errors| panic!("{errors}"));
-    world.runtime.block_on(start_relay(&config)).unwrap_or_else(|error| panic!("{error:#}"))
+    world.runtime.block_on(start_relay(&config))
 }
 
 #[test]
 fn a_sidecar_that_knows_of_a_relay_alone_joins_and_renews_through_it() {
     let (backend, world) = (Backend::start(), signing_for(Duration::from_secs(120)));
-    let relay = relay(&world);
+    let relay = relay(&world, &token_of_relay(&world, "shop-relay")).unwrap_or_else(|error| panic!("{error:#}"));
     let folder = world.path().join("sidecar/identity");
     let sidecar = start_at(relay.address(), &backend, Some(&token(&world, "shop-1")), &folder).unwrap();
     world.grant("shop-read");
     comes(&sidecar, "passed");
     for name in ["shop-1", "shop-relay"] {
         wait_for("a renewal", || events(&world, name).contains(&"sidecar.renewed".to_owned()).then_some(()));
+    }
+    let own = entries(&world, "shop-relay");
+    for event in ["sidecar.token_made", "sidecar.joined", "sidecar.renewed"] {
+        let entry = own.iter().find(|entry| entry["event"] == event).unwrap();
+        assert_eq!(entry["detail"]["serves"], json!(["127.0.0.1", "relay.prod.test"]), "{event}");
     }
     let renewed = entries(&world, "shop-1").into_iter().find(|entry| entry["event"] == "sidecar.renewed").unwrap();
     assert_eq!(renewed["detail"]["through"], "spiffe://prod.test/sidecar/shop-relay");
@@ -152,4 +154,30 @@ fn a_sidecar_that_knows_of_a_relay_alone_joins_and_renews_through_it() {
     comes(&again, "passed");
     drop(again);
     world.runtime.block_on(relay.stop());
+}
+
+#[test]
+fn a_relay_whose_certificate_names_no_host_says_how_to_get_one_that_does() {
+    let world = signing_for(Duration::from_secs(120));
+    let error = relay(&world, &token(&world, "shop-relay")).err().unwrap();
+    assert!(format!("{error:#}").contains("join-token NAME --serves HOST"), "{error:#}");
+}
+
+#[test]
+fn a_token_is_for_names_that_can_be_connected_to() {
+    let (world, _) = own();
+    let many: Vec<_> = (0..17).map(|number| format!("relay-{number}.prod.test")).collect();
+    for (serves, says) in [
+        (json!(["*.prod.test"]), "no host name"),
+        (json!(["relay.prod.test", "a b"]), "no host name"),
+        (json!([""]), "no host name"),
+        (json!(["https://relay.prod.test"]), "no host name"),
+        (json!(many), "more than 16"),
+    ] {
+        let asked = json!({"name": "shop-relay", "serves": serves});
+        let answer = world.call("local", "POST", "/v1/sidecars/join-tokens", &asked);
+        assert_eq!(answer.status, 400, "{serves}");
+        assert!(answer.text().contains(says), "{}", answer.text());
+    }
+    assert!(events(&world, "shop-relay").is_empty(), "nothing was made");
 }

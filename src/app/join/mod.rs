@@ -24,6 +24,7 @@ use x509_parser::extensions::GeneralName;
 
 use super::authority::put;
 use crate::config::{Join, JoinTokenSource};
+use crate::control::authority;
 use crate::domain::time::{Clock, Timestamp};
 use crate::sync::client::{Address, JoinError, JoinToken, TlsSettings, join};
 use crate::sync::server::Enrolled;
@@ -101,6 +102,21 @@ impl Held {
         let leaf = Leaf::read(first).with_context(|| files.certificate.display().to_string())?;
         Ok(authorities.contains(last).then_some(Self { leaf, chain, authorities }))
     }
+}
+
+/// Makes sure that others can follow who shows this certificate.
+///
+/// # Errors
+/// It is good for no host name, and what to do about it.
+pub(super) fn must_serve(file: &Path) -> anyhow::Result<()> {
+    let chain = certificates(file)?;
+    let serves = chain.first().map(|leaf| authority::serves(leaf)).unwrap_or_default();
+    ensure!(
+        !serves.is_empty(),
+        "{} names no host, so nobody can follow: join anew with a token of `leasehold sidecar join-token NAME --serves HOST`, into an empty folder, or write `relay.tls`",
+        file.display()
+    );
+    Ok(())
 }
 
 fn certificates(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
@@ -280,10 +296,10 @@ mod tests {
         private(&join.folder).unwrap();
         let (now, other) = (Timestamp::from_seconds(1_800_000_000), KeyPair::generate().unwrap());
         let sign = |key: &KeyPair| {
-            let pair = crate::control::authority::Authority::make("prod.test", now).unwrap();
-            let authority = crate::control::authority::Authority::open(&pair, "prod.test").unwrap();
+            let pair = authority::Authority::make("prod.test", now).unwrap();
+            let authority = authority::Authority::open(&pair, "prod.test").unwrap();
             let sidecar = authority.sidecar("shop-1").unwrap();
-            let (certificates, _) = authority.sign(&sidecar, &request(key).unwrap(), now).unwrap();
+            let (certificates, _) = authority.sign(&sidecar, &[], &request(key).unwrap(), now).unwrap();
             Enrolled { certificates, roots: vec![authority.certificate()] }
         };
         let key = KeyPair::generate().unwrap();

@@ -207,7 +207,7 @@ mod tests {
         let authority = || Authority::open(&Authority::make("prod.test", now).unwrap(), "prod.test").unwrap();
         let (ours, other) = (authority(), authority());
         let sign = |by: &Authority, name: &str, key: &KeyPair| {
-            let (certificates, _) = by.sign(&by.sidecar(name).unwrap(), &request(key).unwrap(), now).unwrap();
+            let (certificates, _) = by.sign(&by.sidecar(name).unwrap(), &[], &request(key).unwrap(), now).unwrap();
             Enrolled { certificates, roots: vec![by.certificate()] }
         };
         let [first, next, theirs] = [(); 3].map(|()| KeyPair::generate().unwrap());

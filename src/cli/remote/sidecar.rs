@@ -60,6 +60,9 @@ enum One {
         /// The sidecar's name: it becomes spiffe://TRUST_DOMAIN/sidecar/NAME
         #[arg(value_name = "NAME")]
         name: String,
+        /// For a relay: a host name or an address by which others follow it, once for each
+        #[arg(long, value_name = "HOST")]
+        serves: Vec<String>,
         #[command(flatten)]
         common: Common,
     },
@@ -67,8 +70,12 @@ enum One {
 
 impl Sidecar {
     pub(super) fn run(&self) -> Result<(), Failure> {
-        let One::JoinToken { name, common } = &self.command;
-        let call = Call::post(&["v1", "sidecars", "join-tokens"], json!({"name": name}));
+        let One::JoinToken { name, serves, common } = &self.command;
+        let mut joining = json!({"name": name});
+        if !serves.is_empty() {
+            joining["serves"] = json!(serves);
+        }
+        let call = Call::post(&["v1", "sidecars", "join-tokens"], joining);
         let made = common.client()?.send(&call)?.body;
         render::one(common.output, &made, |made| print::safe(&format!("{}\n", text(made, &["/token"]))))?;
         if common.output == Output::Table {

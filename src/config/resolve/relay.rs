@@ -39,7 +39,11 @@ impl Resolver<'_> {
             None => Some(default),
         };
         let trust_domain = self.relay_trust_domain(&at, raw);
-        let tls = self.relay_tls(&at, raw);
+        let joins = upstream.as_ref().and_then(|((_, join), _)| join.as_ref());
+        let tls = match joins.filter(|_| raw.tls.value().is_none()) {
+            Some(join) => Some(RelayTls::of(join)),
+            None => self.relay_tls(&at, raw),
+        };
         let backends = self.relay_backends(&at, raw);
         let sidecars = self.relay_sidecars(&at, raw);
         let ((servers, join), first_view) = upstream?;

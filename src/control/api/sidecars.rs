@@ -250,6 +250,10 @@ struct Joining {
     /// Its name: it becomes `spiffe://<trust domain>/sidecar/<name>`.
     #[schema(min_length = 1, max_length = 128)]
     name: String,
+    /// For a relay: the host names and addresses by which others follow it. Its certificate is good for these too.
+    #[serde(default)]
+    #[schema(max_items = 16)]
+    serves: Vec<String>,
 }
 
 /// What a sidecar joins with. It is shown once.
@@ -280,7 +284,7 @@ async fn join_token(
         let detail = "this control plane signs no certificates: `control.sync` is missing, or its `tls` says who does";
         Problem::new(StatusCode::CONFLICT, "signs_nothing", detail)
     })?;
-    let made = enrolment.token(caller.principal, &joining.name).await?;
+    let made = enrolment.token(caller.principal, &joining.name, &joining.serves).await?;
     let view =
         JoinTokenView { token: made.token, sidecar: made.sidecar.to_string(), expires_at: made.expires_at.to_string() };
     Ok((StatusCode::CREATED, Json(view)))

@@ -9,11 +9,11 @@ use std::time::Duration;
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, ServerName};
 use serde_json::json;
 use tokio::sync::Semaphore;
 
-use crate::control::authority::{Authority, AuthorityError};
+use crate::control::authority::{self, Authority, AuthorityError};
 use crate::control::command::Command;
 use crate::control::engine::Engine;
 use crate::control::refusal::{Kind, Refusal};
@@ -26,6 +26,9 @@ use crate::sync::server::{Enrolled, Failed};
 
 /// How long a join token is good for.
 const TOKEN_LIVES: Duration = Duration::from_secs(600);
+
+/// Most names that one relay serves by.
+const SERVES_MAX: usize = 16;
 
 /// What join tokens begin with, so that a leaked one is known for what it is.
 const PREFIX: &str = "lhj_";
@@ -78,20 +81,35 @@ impl Enrolment {
         Self { authority, names, engine, store, clock, strangers: Semaphore::new(STRANGERS_MAX) }
     }
 
-    /// Makes a token for a sidecar of that name, if `actor` may.
+    /// Makes a token for a sidecar of that name, if `actor` may; for a relay, which `serves` others by these names.
     ///
     /// # Errors
     /// [`Refusal`]; there is no token then.
-    pub async fn token(&self, actor: Principal, name: &str) -> Result<JoinToken, Refusal> {
+    pub async fn token(&self, actor: Principal, name: &str, serves: &[String]) -> Result<JoinToken, Refusal> {
         let sidecar = self.authority.sidecar(name).map_err(|error| Refusal::invalid("name", error))?;
+        let strange = serves.iter().find(|name| ServerName::try_from(name.as_str()).is_err());
+        if let Some(name) = strange.filter(|_| serves.len() <= SERVES_MAX) {
+            return Err(Refusal::invalid(
+                "serves",
+                format_args!("`{}` is no host name and no address", name.escape_debug()),
+            ));
+        }
+        if serves.len() > SERVES_MAX {
+            return Err(Refusal::invalid("serves", format_args!("there are more than {SERVES_MAX} names")));
+        }
         let expires_at = self.clock.now().wall.plus(TOKEN_LIVES);
         let mut random = [0; 32];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| unavailable(&"the system has no random bytes"))?;
         let secret = URL_SAFE_NO_PAD.encode(random);
-        let detail = json!({"expires_at": expires_at});
+        let mut detail = json!({"expires_at": expires_at});
+        if !serves.is_empty() {
+            detail["serves"] = json!(serves);
+        }
         let command = Command::Enrol { sidecar: sidecar.clone(), event: "sidecar.token_made", detail };
         self.engine.run(actor, command).await?;
-        let kept = self.store.keep_join_token(&hashed(&secret), sidecar.as_str(), expires_at).await;
+        // None of them has a space in it.
+        let whom = [&[sidecar.as_str().to_owned()], serves].concat().join(" ");
+        let kept = self.store.keep_join_token(&hashed(&secret), &whom, expires_at).await;
         kept.map_err(|error| unavailable(&error))?;
         let token = format!("{PREFIX}{secret}.{}", self.authority.digest());
         Ok(JoinToken { token, sidecar, expires_at })
@@ -107,14 +125,21 @@ impl Enrolment {
         let now = self.clock.now().wall;
         let taken = self.store.take_join_token(&hashed(secret), now).await;
         let taken = taken.map_err(|error| Failed::from(unavailable(&error)))?.ok_or_else(refused)?;
-        let sidecar = Principal::parse(&taken).map_err(|_| refused())?;
-        self.sign(sidecar, csr, "sidecar.joined", None).await
+        let mut whom = taken.split(' ');
+        let sidecar = Principal::parse(whom.next().unwrap_or_default()).map_err(|_| refused())?;
+        let serves: Vec<_> = whom.map(str::to_owned).collect();
+        self.sign(sidecar, &serves, csr, ("sidecar.joined", None)).await
     }
 
-    /// Signs for who shows a certificate of ours, or whose renewal somebody passed on.
-    pub(super) async fn renew(
+    /// Signs for who shows a certificate of ours; without what it signed, it serves nobody.
+    pub(super) async fn renew(&self, sidecar: Principal, csr: &[u8]) -> Result<Enrolled, Failed> {
+        self.renew_as(sidecar, &[], csr, None).await
+    }
+
+    async fn renew_as(
         &self,
         sidecar: Principal,
+        serves: &[String],
         csr: &[u8],
         through: Option<&Principal>,
     ) -> Result<Enrolled, Failed> {
@@ -123,7 +148,7 @@ impl Enrolment {
             let said = format!("no Backend names `{sidecar}` under `sidecars`: its certificate is not renewed");
             return Err(Failed::Forbidden(said));
         }
-        self.sign(sidecar, csr, "sidecar.renewed", through).await
+        self.sign(sidecar, serves, csr, ("sidecar.renewed", through)).await
     }
 
     /// Signs for whose certificate is in a signed renewal: of `by` who shows it to us too, or else passes it on.
@@ -135,9 +160,11 @@ impl Enrolment {
             Failed::Forbidden(format!("the certificate that is to be renewed is not good: {error}"))
         })?;
         let sidecar = verified.principal().clone();
+        // It is good and ours: what it serves by was signed before.
+        let serves = chain.first().map(|leaf| authority::serves(leaf)).unwrap_or_default();
         if sidecar == by {
             // Its connection proves more than a signature does, whatever its clock says.
-            return self.renew(sidecar, &signed.csr, None).await;
+            return self.renew_as(sidecar, &serves, &signed.csr, None).await;
         }
         if !self.engine.catalogue().is_sidecar(&by) {
             let said = format!("no Backend names `{by}` under `sidecars`: it may not pass on renewals");
@@ -155,22 +182,25 @@ impl Enrolment {
         if !signed.is_signed_by(&key) {
             return Err(Failed::Forbidden("the renewal is not signed by the key of its certificate".to_owned()));
         }
-        self.renew(sidecar, &signed.csr, Some(&by)).await
+        self.renew_as(sidecar, &serves, &signed.csr, Some(&by)).await
     }
 
     async fn sign(
         &self,
         sidecar: Principal,
+        serves: &[String],
         csr: &[u8],
-        event: &'static str,
-        through: Option<&Principal>,
+        (event, through): (&'static str, Option<&Principal>),
     ) -> Result<Enrolled, Failed> {
-        let signed = self.authority.sign(&sidecar, csr, self.clock.now().wall);
+        let signed = self.authority.sign(&sidecar, serves, csr, self.clock.now().wall);
         let (certificates, serial) = signed.map_err(|error| match error {
             AuthorityError::Request(_) => Failed::Invalid(error.to_string()),
             AuthorityError::Ours(_) => Failed::from(unavailable(&error)),
         })?;
         let mut detail = json!({"serial": serial});
+        if !serves.is_empty() {
+            detail["serves"] = json!(serves);
+        }
         if let Some(through) = through {
             detail["through"] = json!(through);
         }

@@ -88,7 +88,7 @@ impl Origin for Publisher {
             let enrolment = self.enrolment.as_ref().ok_or_else(refused)?;
             match applicant {
                 Applicant::Joins(token) => enrolment.join(&token, &csr).await,
-                Applicant::Shows(sidecar) => enrolment.renew(sidecar, &csr, None).await,
+                Applicant::Shows(sidecar) => enrolment.renew(sidecar, &csr).await,
                 Applicant::Signed(by, signed) => enrolment.renew_signed(by, &signed).await,
             }
         })

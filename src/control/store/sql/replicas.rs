@@ -49,10 +49,10 @@ impl SqlStore {
     ///
     /// # Errors
     /// [`StoreError`](crate::control::store::StoreError); it is not kept.
-    pub async fn keep_join_token(&self, digest: &str, sidecar: &str, until: Timestamp) -> Read<()> {
+    pub async fn keep_join_token(&self, digest: &str, whom: &str, until: Timestamp) -> Read<()> {
         let _turn = self.turn.lock().await;
         let query = sqlx::query("INSERT INTO join_tokens (digest, keep_until, body) VALUES ($1, $2, $3)");
-        let query = query.bind(digest.to_owned()).bind(until.as_micros()).bind(sidecar.to_owned());
+        let query = query.bind(digest.to_owned()).bind(until.as_micros()).bind(whom.to_owned());
         within(query.execute(&self.writer)).await.map(drop)
     }
 
