@@ -2,7 +2,9 @@
 //!
 //! Nothing here knows that there was a file, apart from [`Config::origin`] for messages.
 
+mod backend;
 mod control;
+mod credential;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,15 +13,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, Uri};
-use secrecy::SecretString;
+use http::Uri;
 
+pub use backend::{
+    ActionMapSource, Backend, Baseline, Canonical, Mode, OnStale, Response, Timeouts, Upstream, UpstreamAddress,
+    UpstreamTls,
+};
 pub use control::{Control, ControlConfig, ControlSync, Login, StoreAddress, SyncSigner};
+pub use credential::{Credential, CredentialSource, Injection, JwtSource, MintAlgorithm};
 
 use super::join::Join;
-use crate::domain::action::Scope;
-use crate::domain::id::{BackendName, CredentialName};
-use crate::domain::principal::Principal;
+use crate::domain::id::BackendName;
 use crate::sync::client::Servers;
 
 /// The whole configuration of one process.
@@ -249,231 +253,6 @@ pub enum IssuerPreset {
     None,
     /// Kubernetes service-account tokens.
     Kubernetes,
-}
-
-/// A protected API.
-#[derive(Debug, Clone)]
-pub struct Backend {
-    /// Its name in grants, logs and metrics; unique.
-    pub name: BackendName,
-    /// Where and how it is reached.
-    pub upstream: Upstream,
-    /// Names callers may use, lower case, with a port where one is meant.
-    pub hosts: Vec<String>,
-    /// How a call becomes an action and a resource.
-    pub action_map: ActionMapSource,
-    /// Whether refusals are carried out.
-    pub mode: Mode,
-    /// What becomes of granted calls while the view of the grants is stale.
-    pub on_stale: OnStale,
-    /// What is injected for a grant.
-    pub credential: Option<CredentialName>,
-    /// What needs no elevation.
-    pub baseline: Vec<Baseline>,
-    /// Relaxations of the one canonical reading.
-    pub canonical: Canonical,
-    /// What happens to its answers.
-    pub response: Response,
-    /// How long to wait for it.
-    pub timeouts: Timeouts,
-    /// Kept connections for each worker.
-    pub pool_idle_per_worker: usize,
-    /// A credential over plain HTTP beyond this machine was asked for by name.
-    pub danger_plain_upstream: bool,
-}
-
-/// Where and how a backend is reached.
-#[derive(Debug, Clone)]
-pub struct Upstream {
-    /// Where.
-    pub address: UpstreamAddress,
-    /// HTTP/2 (with prior knowledge, or over TLS) rather than HTTP/1.1.
-    pub http2: bool,
-    /// TLS, and whom to believe.
-    pub tls: Option<UpstreamTls>,
-}
-
-/// Where a backend is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum UpstreamAddress {
-    /// A host name or address, and a port.
-    Tcp {
-        /// Name or address, lower case, an IPv6 address without brackets.
-        host: String,
-        /// Port.
-        port: u16,
-    },
-    /// A Unix socket.
-    Unix(PathBuf),
-}
-
-/// TLS towards a backend.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UpstreamTls {
-    /// PEM: who may sign its certificate.
-    pub ca: PathBuf,
-    /// The name its certificate must have.
-    pub server_name: String,
-    /// PEM: our certificate.
-    pub client_certificate: Option<PathBuf>,
-    /// PEM: its key; present exactly when the certificate is.
-    pub client_key: Option<PathBuf>,
-}
-
-/// Where an action map comes from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ActionMapSource {
-    /// It is here; `sidecar::resolve` compiles it.
-    Written {
-        /// `builtin:rabbitmq`, or the file.
-        origin: String,
-        /// Its text.
-        text: String,
-    },
-    /// The control plane says it: the map of its Backend of this name.
-    Control,
-}
-
-/// Whether refusals are carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// They are.
-    Enforce,
-    /// They are recorded, and the call goes on.
-    Observe,
-}
-
-/// What becomes of granted calls while the view of the grants is stale.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OnStale {
-    /// They are denied.
-    Deny,
-    /// They pass until their grants' own ends.
-    ServeUntilExpiry,
-}
-
-/// What needs no elevation.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Baseline {
-    /// Exactly these.
-    pub principals: Vec<Principal>,
-    /// What they may do.
-    pub scope: Scope,
-    /// What is injected for it.
-    pub credential: Option<CredentialName>,
-}
-
-/// Relaxations of the one canonical reading; all `false` by default.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Canonical {
-    /// `%2F` is a byte of its segment.
-    pub encoded_slash_keep: bool,
-    /// `;` is a byte of its segment.
-    pub path_params_keep: bool,
-    /// Method-override fields are forwarded.
-    pub method_override_keep: bool,
-}
-
-/// What happens to a backend's answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Response {
-    /// `Set-Cookie` reaches the caller.
-    pub set_cookie_keep: bool,
-    /// An answer that holds the injected credential is stopped.
-    pub leak_guard: bool,
-    /// Trailer fields that reach the caller.
-    pub trailers: Vec<HeaderName>,
-}
-
-/// How long to wait for a backend.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Timeouts {
-    /// Connection and TLS handshake.
-    pub connect: Duration,
-    /// From the request's end to the first byte of the answer.
-    pub first_byte: Duration,
-    /// A kept connection without a call.
-    pub idle_upstream: Duration,
-}
-
-/// What makes a backend accept a call.
-#[derive(Debug, Clone)]
-pub struct Credential {
-    /// Its name; unique.
-    pub name: CredentialName,
-    /// Where the secret comes from.
-    pub source: CredentialSource,
-    /// Where in the call it goes; at least one.
-    pub inject: Vec<Injection>,
-}
-
-/// Where a secret comes from.
-#[derive(Debug, Clone)]
-pub enum CredentialSource {
-    /// A file, read again when it changes; one trailing line end is not part of the secret.
-    File(PathBuf),
-    /// The environment of the process, read once.
-    Env {
-        /// Which variable.
-        name: String,
-        /// What it held.
-        secret: SecretString,
-    },
-    /// A token minted for each grant.
-    Jwt(Box<JwtSource>),
-}
-
-/// A token minted for each grant.
-#[derive(Debug, Clone)]
-pub struct JwtSource {
-    /// PEM: the private key, PKCS #8.
-    pub key: PathBuf,
-    /// What it signs with.
-    pub algorithm: MintAlgorithm,
-    /// `kid`.
-    pub key_id: Option<String>,
-    /// `iss`.
-    pub issuer: String,
-    /// `aud`.
-    pub audience: String,
-    /// The longest lifetime; a grant that ends earlier makes it shorter.
-    pub lifetime: Duration,
-    /// Further claims, with fixed texts.
-    pub claims: BTreeMap<String, String>,
-}
-
-/// What minted tokens are signed with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names are the specification's")]
-pub enum MintAlgorithm {
-    ES256,
-    EdDSA,
-}
-
-/// Where in a call a secret goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Injection {
-    /// `Authorization: Bearer …`
-    Bearer,
-    /// `Authorization: Basic …`; the secret is the password.
-    Basic {
-        /// The user.
-        username: String,
-    },
-    /// A header.
-    Header {
-        /// Its name.
-        name: HeaderName,
-        /// What stands before the secret.
-        prefix: String,
-        /// What stands after it.
-        suffix: String,
-    },
-    /// A query parameter.
-    Query {
-        /// Its name.
-        name: String,
-    },
 }
 
 /// Where the grants come from, and how old a view of them may be.

@@ -8,13 +8,13 @@ mod activity;
 mod connect;
 mod join;
 mod outgoing;
+mod proving;
 mod status;
 mod tls;
 mod uses;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -23,10 +23,8 @@ use tonic::Streaming;
 
 use super::follower::{About, Broken, Follower, Taken};
 use super::hub::Hub;
-use super::{Bundle, Changed, GrantSource, Sink, Work};
-use crate::domain::id::Revision;
-use crate::domain::time::{Clock, Now, Timestamp, Uptime};
-use crate::domain::view::{Change, Snapshot};
+use super::{Changed, GrantSource, Sink, Work};
+use crate::domain::time::{Clock, Now, Timestamp};
 use crate::wire::v1;
 use crate::wire::v1::server_frame::Frame;
 
@@ -36,6 +34,7 @@ pub use activity::{Activity, Uses};
 pub use connect::{Address, Servers, Upstreams};
 pub use join::{JoinError, JoinToken, join};
 use outgoing::Outgoing;
+use proving::Proving;
 use status::Offset;
 pub use status::Status;
 pub use tls::{TlsError, TlsSettings};
@@ -84,46 +83,6 @@ const FAREWELL_WITHIN: Duration = Duration::from_millis(500);
 
 /// Grants of one snapshot; a server that states more is not believed.
 const GRANTS_MAX: usize = 4_000_000;
-
-/// A sink that says whether anything was proved.
-struct Proving {
-    proofs: AtomicU64,
-    sink: Arc<dyn Sink>,
-}
-
-impl Proving {
-    fn proofs(&self) -> u64 {
-        self.proofs.load(Ordering::Relaxed)
-    }
-}
-
-impl Sink for Proving {
-    fn replace(&self, snapshot: Snapshot) -> Result<(), String> {
-        // Very many grants take a while, and this thread has others to serve.
-        tokio::task::block_in_place(|| self.sink.replace(snapshot))
-    }
-
-    fn advance(&self, to: Revision, changes: Vec<Change>) -> Result<(), String> {
-        self.sink.advance(to, changes)
-    }
-
-    fn hurry(&self, ahead: Vec<(Revision, Change)>) {
-        self.sink.hurry(ahead);
-    }
-
-    fn bundle(&self, bundle: Bundle) -> Result<(), String> {
-        self.sink.bundle(bundle)
-    }
-
-    fn prove(&self, at: Uptime) {
-        self.proofs.fetch_add(1, Ordering::Relaxed);
-        self.sink.prove(at);
-    }
-
-    fn ahead(&self, by: Duration) {
-        self.sink.ahead(by);
-    }
-}
 
 /// An open stream.
 struct Link {
@@ -199,7 +158,7 @@ impl ControlSource {
         Self {
             upstreams,
             follower: Follower::new(about),
-            sink: Proving { proofs: AtomicU64::new(0), sink },
+            sink: Proving::over(sink),
             clock,
             pace: Pace::new(staleness_max, first),
             status: Arc::default(),
