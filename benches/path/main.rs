@@ -172,9 +172,10 @@ fn sizes(plan: &Plan, folder: &Folder, backend: std::net::SocketAddr) {
         let proxied = Proxied::start(folder, &format!("start-{round}"), backend, &Grants::of(1));
         starts.push(proxied.started);
         if round == 0 {
-            println!("| memory idle (PSS) | {:.1} MiB |", proxied.process.pss_mib());
+            let memory = || format!("{:.1}, {:.1} MiB", proxied.process.pss_mib(), proxied.process.own_mib());
+            println!("| memory idle (PSS, its own) | {} |", memory());
             let held: Vec<_> = (0..1_000).map(|_| load::hold(&proxied)).collect();
-            println!("| memory with 1,000 idle connections that made a call | {:.1} MiB |", proxied.process.pss_mib());
+            println!("| memory with 1,000 idle connections that made a call | {} |", memory());
             drop(held);
         }
         proxied.process.kill();

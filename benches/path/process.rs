@@ -38,10 +38,19 @@ impl Process {
         children.split_whitespace().map(|id| id.parse().unwrap()).chain([self.id]).collect()
     }
 
-    /// Proportional set size; 0 where this user may not see it.
+    /// Proportional set size; 0 where this user may not see it. How much of the program's file is in it is the kernel's choice.
     pub fn pss_mib(&self) -> f64 {
+        self.memory_mib("Pss:")
+    }
+
+    /// Of that what is in no file: what the program asked for.
+    pub fn own_mib(&self) -> f64 {
+        self.memory_mib("Pss_Anon:")
+    }
+
+    fn memory_mib(&self, name: &str) -> f64 {
         let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.id)).unwrap_or_default();
-        let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap_or("Pss: 0 kB");
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or("None: 0 kB");
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
     }
 

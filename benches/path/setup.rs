@@ -102,6 +102,8 @@ impl Proxied {
         );
         write(&home, "leasehold.yaml", &configuration(address, upstream));
         let tokens: Vec<String> = (0..grants.callers).map(|number| token(&key, &format!("bot-{number}"))).collect();
+        // A file of grants that somebody may still be writing is waited for; here nobody is.
+        std::thread::sleep(Duration::from_millis(30));
         let mut command = Command::new(program);
         command.args(["proxy", "--log-level", "warn", "--config", home.join("leasehold.yaml").to_str().unwrap()]);
         let began = Instant::now();
