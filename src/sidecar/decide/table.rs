@@ -200,8 +200,8 @@ impl Table {
         Ok(())
     }
 
-    /// The entry of each of these grants, with the hash of its id: the one there is, or a new one. Those that there are come
-    /// once more, with what is stated of them now.
+    /// The entry of each of these grants: the one there is, or a new one. Those that there are come once more, with what is
+    /// stated of them now.
     fn entries_of<'a>(
         &self,
         grants: &'a StatedGrants,
@@ -215,20 +215,21 @@ impl Table {
         // Whoever reads very many grants shares the scopes of those that say the same.
         let mut shared: HashMap<_, _, ahash::RandomState> = HashMap::default();
         for stated in grants.iter() {
-            let hash = self.id_hash(stated.id);
+            let (hash, holder) = (self.id_hash(stated.id), self.holder_hash(stated.principal, stated.backend));
             // At the start a million grants are not looked for where none can be.
-            match if first { None } else { find_hashed(old, hash, stated.id) } {
+            let entry = match if first { None } else { find_hashed(old, hash, stated.id) } {
                 Some(entry) => {
                     same_content(&entry, &stated)?;
-                    entries.push((hash, Arc::clone(&entry)));
-                    known.push((entry, stated));
+                    known.push((Arc::clone(&entry), stated));
+                    entry
                 }
                 None => {
                     let seen = shared.entry((Arc::as_ptr(stated.scope), stated.backend));
                     let terms = Arc::clone(seen.or_insert_with(|| intern(terms, &stated)));
-                    entries.push((hash, Arc::new(Entry::new(stated, terms, now))));
+                    Arc::new(Entry::new(stated, terms, now))
                 }
-            }
+            };
+            entries.push(Hashed { id: hash, holder, entry });
         }
         Ok((entries, known))
     }
@@ -278,24 +279,25 @@ impl Table {
         let hash = self.id_hash(stated.id);
         let shared = intern(terms, &stated);
         let entry = Arc::new(Entry::new(stated, shared, now));
-        self.add_to_holder(indexes, &entry)?;
+        self.add_to_holder(indexes, self.hash_of_holder(&entry), &entry)?;
         self.add_id(indexes, hash, entry);
         Ok(())
     }
 
-    /// Puts entries, each with the hash of its id, into indexes that nobody sees yet. Very many go into both at once: what
+    /// Puts entries into indexes that nobody sees yet. Very many go into both at once: what
     /// takes the time is waiting for memory.
     fn fill(&self, indexes: &Indexes, entries: &[Hashed]) -> Result<(), Refused> {
         let by_id = || {
-            entries.iter().try_for_each(|(hash, entry)| {
-                if indexes.by_id.has(*hash, |other| other.id() == entry.id()) {
+            entries.iter().try_for_each(|Hashed { id, entry, .. }| {
+                if indexes.by_id.has(*id, |other| other.id() == entry.id()) {
                     return Err(Refused::Twice(entry.id().to_owned()));
                 }
-                self.add_id(indexes, *hash, Arc::clone(entry));
+                self.add_id(indexes, *id, Arc::clone(entry));
                 Ok(())
             })
         };
-        let by_holder = || entries.iter().try_for_each(|(_, entry)| self.add_to_holder(indexes, entry));
+        let by_holder =
+            || entries.iter().try_for_each(|hashed| self.add_to_holder(indexes, hashed.holder, &hashed.entry));
         if entries.len() < APART_MIN {
             by_id()?;
             return by_holder();
@@ -307,8 +309,7 @@ impl Table {
         })
     }
 
-    fn add_to_holder(&self, indexes: &Indexes, entry: &Arc<Entry>) -> Result<(), Refused> {
-        let hash = self.hash_of_holder(entry);
+    fn add_to_holder(&self, indexes: &Indexes, hash: u64, entry: &Arc<Entry>) -> Result<(), Refused> {
         let mut held = 0;
         indexes.by_holder.each(hash, |other| {
             held += usize::from(other.principal() == entry.principal() && other.backend() == entry.backend());
@@ -341,8 +342,12 @@ fn find_hashed(indexes: &Indexes, hash: u64, id: Borrowed<'_, GrantId>) -> Optio
     indexes.by_id.find(hash, |entry| entry.id() == id)
 }
 
-/// An entry and the hash of its id.
-type Hashed = (u64, Arc<Entry>);
+/// An entry, and where it is looked for: told when its names are at hand, for later each of them is a look at far memory.
+struct Hashed {
+    id: u64,
+    holder: u64,
+    entry: Arc<Entry>,
+}
 
 /// An entry that there was, and what is stated of it now.
 type Known<'a> = (Arc<Entry>, Stated<'a>);
