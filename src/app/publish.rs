@@ -214,7 +214,8 @@ pub(super) async fn enrolment(
     store: &Arc<SqlStore>,
     clock: &Arc<dyn Clock>,
 ) -> anyhow::Result<Option<Arc<Enrolment>>> {
-    let Some(ControlSync { trust_domain, signer: SyncSigner::Own { folder, lives, .. }, .. }) = &config.control.sync
+    let Some(ControlSync { trust_domain, signer: SyncSigner::Own { folder, lives, names: own, .. }, .. }) =
+        &config.control.sync
     else {
         return Ok(None);
     };
@@ -224,7 +225,8 @@ pub(super) async fn enrolment(
     }
     let domain = TrustDomain { name: trust_domain.clone(), bundle: authority::shown(folder) };
     let names = Verifier::new(Settings { spiffe: vec![domain], ..Settings::default() }, Arc::clone(clock)).await?;
-    let enrolment = Enrolment::new(authority, names, engine.clone(), Arc::clone(store), Arc::clone(clock));
+    let enrolment =
+        Enrolment::new((authority, own.clone()), names, engine.clone(), Arc::clone(store), Arc::clone(clock));
     Ok(Some(Arc::new(enrolment)))
 }
 

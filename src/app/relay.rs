@@ -48,6 +48,9 @@ pub async fn follow(config: &RelayConfig) -> anyhow::Result<Following> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let opened = upstreams(&config.servers, config.join.as_ref(), &clock).await;
     let (upstreams, renewal) = opened.context("relay.upstream")?;
+    if config.shows_what_it_joined_with() {
+        join::must_serve(&config.tls.certificate)?;
+    }
     let hub = Arc::new(Hub::of_relay(clock, config.staleness_max));
     let relay = Arc::new(Relay::new(upstreams));
     let about = About {
@@ -170,9 +173,6 @@ pub async fn start_relay(config: &RelayConfig) -> anyhow::Result<RunningRelay> {
     let (upkeep, serving) = (CancellationToken::new(), CancellationToken::new());
     let mut tasks = JoinSet::new();
     let tls = config.tls.clone();
-    if config.shows_what_it_joined_with() {
-        join::must_serve(&tls.certificate)?;
-    }
     let listens = ControlSync {
         address: config.address,
         trust_domain: config.trust_domain.clone(),

@@ -205,7 +205,7 @@ impl Beside {
             let found = rows.grants(&page).await.map_err(text)?;
             let Some(last) = found.last() else { return Ok(snapshot) };
             page.after = Some(last.grant.id.to_string());
-            let stated = found.into_iter().map(|row| StatedGrant { grant: row.grant, state: GrantState::Active });
+            let stated = found.into_iter().map(|row| StatedGrant::active(row.grant));
             snapshot.grants.extend(stated);
         }
     }

@@ -1,7 +1,7 @@
 //! The control plane as an authority: it signs the certificates of sidecars, and its own towards them.
 //!
-//! For where nobody else does (SPIRE, cert-manager). A certificate lives a day and names the sidecar alone; of a request
-//! nothing is taken but its key, whose owner signed it.
+//! For where nobody else does (SPIRE, cert-manager). A certificate lives a day and names the sidecar, and for a relay the hosts
+//! by which others follow it; of a request nothing is taken but its key, whose owner signed it.
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -18,6 +18,11 @@ pub struct StatedGrant {
 }
 
 impl StatedGrant {
+    /// Of a grant that permits.
+    pub const fn active(grant: Grant) -> Self {
+        Self { grant, state: GrantState::Active }
+    }
+
     /// The same, read where it is.
     pub fn view(&self) -> Stated<'_> {
         Stated {

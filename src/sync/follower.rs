@@ -225,7 +225,7 @@ impl Follower {
         // What is hollow here would stand in the way of the grant itself, when whoever is between knows of it.
         for grant in part.grants.into_iter().filter(|grant| !grant.is_hollow()) {
             let grant = self.shared.grant(grant)?;
-            snapshot.grants.push(StatedGrant { grant, state: GrantState::Active }.view());
+            snapshot.grants.push(StatedGrant::active(grant).view());
         }
         for lock in part.locks {
             snapshot.locks.push(Lock::try_from(lock)?);

@@ -165,13 +165,17 @@ fn a_relay_whose_certificate_names_no_host_says_how_to_get_one_that_does() {
 
 #[test]
 fn a_token_is_for_names_that_can_be_connected_to() {
-    let (world, _) = own();
+    let names = "names: [127.0.0.1, control.prod.test, 'fd00::1']";
+    let world =
+        World::start_with(&format!("  sync: {{address: '127.0.0.1:0', trust_domain: prod.test, {names}}}\n"), None);
     let many: Vec<_> = (0..17).map(|number| format!("relay-{number}.prod.test")).collect();
     for (serves, says) in [
         (json!(["*.prod.test"]), "no host name"),
         (json!(["relay.prod.test", "a b"]), "no host name"),
         (json!([""]), "no host name"),
         (json!(["https://relay.prod.test"]), "no host name"),
+        (json!(["Control.PROD.test."]), "a name of the control plane"),
+        (json!(["relay.prod.test", "fd00:0::1"]), "a name of the control plane"),
         (json!(many), "more than 16"),
     ] {
         let asked = json!({"name": "shop-relay", "serves": serves});

@@ -44,6 +44,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 struct Leaf {
     name: String,
+    /// By what names others follow.
+    serves: Vec<String>,
     key: Vec<u8>,
     from: Timestamp,
     until: Timestamp,
@@ -60,6 +62,7 @@ impl Leaf {
         let at = |time: x509_parser::time::ASN1Time| Timestamp::from_seconds(time.timestamp());
         Ok(Self {
             name: name.context("the certificate names no sidecar")?,
+            serves: authority::serves(der),
             key: parsed.public_key().subject_public_key.data.to_vec(),
             from: at(parsed.validity().not_before),
             until: at(parsed.validity().not_after),
@@ -272,7 +275,13 @@ mod tests {
     #[test]
     fn a_certificate_is_renewed_at_half_of_its_life_and_nobody_asks_without_a_pause() {
         let at = Timestamp::from_seconds;
-        let leaf = |life: i64| Leaf { name: String::new(), key: Vec::new(), from: at(1_000), until: at(1_000 + life) };
+        let leaf = |life: i64| Leaf {
+            name: String::new(),
+            serves: Vec::new(),
+            key: Vec::new(),
+            from: at(1_000),
+            until: at(1_000 + life),
+        };
         assert_eq!((leaf(86_400).due(0.0), leaf(86_400).due(1.0)), (at(44_200), at(48_520)));
         assert_eq!(leaf(86_400).pause(1.0), PAUSE_MAX);
         assert_eq!(leaf(640).pause(0.0), Duration::from_secs(5));

@@ -158,7 +158,12 @@ fn sign_renewal(files: &TlsSettings, held: &Held, csr: Bytes, now: Timestamp) ->
 /// What is taken of an answer. Whoever passed it on may say what they like: who is believed, and who we are, stays.
 fn taken(held: &Held, answer: Enrolled) -> anyhow::Result<Enrolled> {
     let named = answer.certificates.first().map(|der| Leaf::read(der)).transpose()?;
-    ensure!(named.is_some_and(|named| named.name == held.leaf.name), "the answer is for another sidecar");
+    let named = named.filter(|named| named.name == held.leaf.name).context("the answer is for another sidecar")?;
+    // What a certificate does not say any more, no later renewal can find in it.
+    ensure!(
+        named.serves == held.leaf.serves,
+        "the answer is not for the hosts by which others follow us: is that control plane of an older version?"
+    );
     Ok(Enrolled { roots: bytes(&held.authorities), ..answer })
 }
 
@@ -187,7 +192,7 @@ mod tests {
             clock: Arc::new(SystemClock::new()),
         };
         let at = Timestamp::from_seconds;
-        let leaf = Leaf { name: String::new(), key: Vec::new(), from: at(0), until: at(60) };
+        let leaf = Leaf { name: String::new(), serves: Vec::new(), key: Vec::new(), from: at(0), until: at(60) };
         let mut tried = Tried { refused: JoinToken::parse(&text("first")).ok(), said: String::new() };
         put("first");
         renewal.join_again(&leaf, &mut tried).await;
@@ -206,10 +211,12 @@ mod tests {
         let files = Join { token: JoinTokenSource::File("none".into()), folder: folder.path().to_owned() }.files();
         let authority = || Authority::open(&Authority::make("prod.test", now).unwrap(), "prod.test").unwrap();
         let (ours, other) = (authority(), authority());
-        let sign = |by: &Authority, name: &str, key: &KeyPair| {
-            let (certificates, _) = by.sign(&by.sidecar(name).unwrap(), &[], &request(key).unwrap(), now).unwrap();
+        let sign_as = |by: &Authority, name: &str, serves: &[String], key: &KeyPair| {
+            let (certificates, _) = by.sign(&by.sidecar(name).unwrap(), serves, &request(key).unwrap(), now).unwrap();
             Enrolled { certificates, roots: vec![by.certificate()] }
         };
+        let host = ["relay.prod.test".to_owned()];
+        let sign = |by: &Authority, name: &str, key: &KeyPair| sign_as(by, name, &host, key);
         let [first, next, theirs] = [(); 3].map(|()| KeyPair::generate().unwrap());
         keep(&files, &first, &sign(&ours, "shop-1", &first), now).unwrap();
         let held = Held::read(&files).unwrap().unwrap();
@@ -218,6 +225,7 @@ mod tests {
         not_signed.certificates[1] = ours.certificate();
         for (answer, says) in [
             (sign(&ours, "shop-2", &next), "another sidecar"),
+            (sign_as(&ours, "shop-1", &[], &next), "of an older version"),
             (sign(&ours, "shop-1", &theirs), "our key"),
             (sign(&other, "shop-1", &next), "no authority"),
             (not_signed, "not signed by the authority"),

@@ -3,6 +3,7 @@
 //! The token is the secret; of it only the digest is kept. It is taken before anything is signed, and what is signed is in
 //! the record before it is given: a lost answer loses the token, and nothing is signed that is not recorded.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub struct JoinToken {
 #[derive(Debug)]
 pub struct Enrolment {
     authority: Authority,
+    /// By what names sidecars connect to the control plane itself.
+    own: Vec<String>,
     /// Whose certificates it signed.
     names: Verifier,
     engine: Engine,
@@ -65,20 +68,39 @@ fn unavailable(error: &dyn std::fmt::Display) -> Refusal {
     Refusal::new(Kind::Unavailable, "store", "it cannot be done now: try again")
 }
 
+/// Whether whoever connects by that name never leaves this machine.
+fn is_this_machine(name: &ServerName<'_>) -> bool {
+    match name {
+        ServerName::IpAddress(address) => IpAddr::from(*address).is_loopback(),
+        ServerName::DnsName(name) => name.as_ref().eq_ignore_ascii_case("localhost"),
+        _ => false,
+    }
+}
+
+/// Whether both are names of one server: of a host's name neither the case nor a dot at the end counts.
+fn is_same(own: &str, name: &ServerName<'_>) -> bool {
+    let plain = |name: &str| name.trim_end_matches('.').to_ascii_lowercase();
+    match name {
+        ServerName::IpAddress(address) => own.parse::<IpAddr>().is_ok_and(|own| own == IpAddr::from(*address)),
+        ServerName::DnsName(name) => plain(own) == plain(name.as_ref()),
+        _ => true,
+    }
+}
+
 fn hashed(secret: &str) -> String {
     URL_SAFE_NO_PAD.encode(digest(&SHA256, secret.as_bytes()))
 }
 
 impl Enrolment {
-    /// With this authority, and what verifies the certificates that it signed.
+    /// With this authority, the names of the control plane itself, and what verifies the certificates that it signed.
     pub fn new(
-        authority: Authority,
+        (authority, own): (Authority, Vec<String>),
         names: Verifier,
         engine: Engine,
         store: Arc<SqlStore>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { authority, names, engine, store, clock, strangers: Semaphore::new(STRANGERS_MAX) }
+        Self { authority, own, names, engine, store, clock, strangers: Semaphore::new(STRANGERS_MAX) }
     }
 
     /// Makes a token for a sidecar of that name, if `actor` may; for a relay, which `serves` others by these names.
@@ -87,16 +109,7 @@ impl Enrolment {
     /// [`Refusal`]; there is no token then.
     pub async fn token(&self, actor: Principal, name: &str, serves: &[String]) -> Result<JoinToken, Refusal> {
         let sidecar = self.authority.sidecar(name).map_err(|error| Refusal::invalid("name", error))?;
-        let strange = serves.iter().find(|name| ServerName::try_from(name.as_str()).is_err());
-        if let Some(name) = strange.filter(|_| serves.len() <= SERVES_MAX) {
-            return Err(Refusal::invalid(
-                "serves",
-                format_args!("`{}` is no host name and no address", name.escape_debug()),
-            ));
-        }
-        if serves.len() > SERVES_MAX {
-            return Err(Refusal::invalid("serves", format_args!("there are more than {SERVES_MAX} names")));
-        }
+        self.may_serve(serves).map_err(|why| Refusal::invalid("serves", why))?;
         let expires_at = self.clock.now().wall.plus(TOKEN_LIVES);
         let mut random = [0; 32];
         aws_lc_rs::rand::fill(&mut random).map_err(|_| unavailable(&"the system has no random bytes"))?;
@@ -113,6 +126,22 @@ impl Enrolment {
         kept.map_err(|error| unavailable(&error))?;
         let token = format!("{PREFIX}{secret}.{}", self.authority.digest());
         Ok(JoinToken { token, sidecar, expires_at })
+    }
+
+    /// Why nobody is to serve by these names.
+    fn may_serve(&self, serves: &[String]) -> Result<(), String> {
+        if serves.len() > SERVES_MAX {
+            return Err(format!("there are more than {SERVES_MAX} names"));
+        }
+        for text in serves {
+            let name = ServerName::try_from(text.as_str());
+            let name = name.map_err(|_| format!("`{}` is no host name and no address", text.escape_debug()))?;
+            // Whoever may let sidecars join could be the control plane to all of them.
+            if !is_this_machine(&name) && self.own.iter().any(|own| is_same(own, &name)) {
+                return Err(format!("`{text}` is a name of the control plane: a relay has one of its own"));
+            }
+        }
+        Ok(())
     }
 
     /// Signs for whom the token was made.

@@ -288,8 +288,7 @@ impl Decider {
         let now = self.now_at_source();
         let applied = changes.into_iter().try_for_each(|change| match change {
             Change::Grant(grant) => {
-                let stated = StatedGrant { grant: *grant, state: GrantState::Active };
-                match self.table.upsert(stated.view(), now) {
+                match self.table.upsert(StatedGrant::active(*grant).view(), now) {
                     // One holder of very many must not cost all others their view: this grant is not in force.
                     Err(error @ Refused::TooMany { .. }) => {
                         tracing::warn!(%error, "a grant is not in force");
