@@ -197,7 +197,7 @@ impl House {
             }
             let token = self.folder.path().join(format!("data-{place}/admin.token"));
             std::fs::read_to_string(token).ok()?;
-            self.as_admin(place, "GET", "/v1/grants", &Value::Null)
+            self.try_as_admin(place, &Asked::get("/v1/grants"))
         });
     }
 
@@ -275,28 +275,35 @@ impl House {
         (format!("{}:8000", self.street.sidecar(sidecar)).parse().unwrap(), self.issuer.token(BOT))
     }
 
-    fn api(&self, place: usize, token: &str, method: &str, path: &str, body: &Value) -> Option<Value> {
+    /// What a control plane answers; nothing where it gives no answer, or one that says to ask again: so long as another
+    /// sleeps with the store's lock in its hands, nobody can write.
+    fn try_api(&self, place: usize, token: &str, asked: &Asked) -> Option<Value> {
+        let Asked { method, path, body, key } = asked;
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let length = body.len();
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\nidempotency-key: {key}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
         );
         let answer = exchange(&format!("{}:9900", self.street.address(place)), &head).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
+        if head.starts_with("HTTP/1.1 503") {
+            return None;
+        }
         assert!(head.starts_with("HTTP/1.1 2"), "{method} {path}: {answer}");
         Some(serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}")))
     }
 
     /// As the local admin of that control plane; each has one of its own.
-    fn as_admin(&self, place: usize, method: &str, path: &str, body: &Value) -> Option<Value> {
+    fn try_as_admin(&self, place: usize, asked: &Asked) -> Option<Value> {
         let token = std::fs::read_to_string(self.folder.path().join(format!("data-{place}/admin.token"))).unwrap();
-        self.api(place, token.trim(), method, path, body)
+        self.try_api(place, token.trim(), asked)
     }
 
     /// A grant, asked for at that control plane.
     pub fn grant(&self, place: usize, who: &str, entitlement: &str) -> String {
-        let body = json!({"entitlement": entitlement});
-        let request = self.api(place, &self.issuer.token(who), "POST", "/v1/requests", &body).unwrap();
+        let asked = Asked::post("/v1/requests", json!({"entitlement": entitlement}));
+        let token = self.issuer.token(who);
+        let request = wait_for("an answer to a request", || self.try_api(place, &token, &asked));
         request["grant_id"].as_str().unwrap_or_else(|| panic!("{request}")).to_owned()
     }
 
@@ -307,13 +314,37 @@ impl House {
 
     /// Revokes the grants that are meant; the revision from which on they are over.
     pub fn revoke_all(&self, place: usize, which: &Value) -> u64 {
-        let revoked = self.as_admin(place, "POST", "/v1/revocations", which).unwrap();
+        let asked = Asked::post("/v1/revocations", which.clone());
+        let revoked = wait_for("an answer to a revocation", || self.try_as_admin(place, &asked));
         revoked["revision"].as_u64().unwrap_or_else(|| panic!("{revoked}"))
     }
 
     /// What a control plane says of the enforcement of a revision.
     pub fn report(&self, place: usize, revision: u64) -> Option<Value> {
-        self.as_admin(place, "GET", &format!("/v1/revocations/{revision}"), &Value::Null)
+        self.try_as_admin(place, &Asked::get(&format!("/v1/revocations/{revision}")))
+    }
+}
+
+/// What a control plane is asked; asked again under the same key, it is done once.
+struct Asked {
+    method: &'static str,
+    path: String,
+    body: Value,
+    key: usize,
+}
+
+impl Asked {
+    fn get(path: &str) -> Self {
+        Self::new("GET", path, Value::Null)
+    }
+
+    fn post(path: &str, body: Value) -> Self {
+        Self::new("POST", path, body)
+    }
+
+    fn new(method: &'static str, path: &str, body: Value) -> Self {
+        static KEYS: AtomicUsize = AtomicUsize::new(0);
+        Self { method, path: path.to_owned(), body, key: KEYS.fetch_add(1, Ordering::Relaxed) }
     }
 }
 
