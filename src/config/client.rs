@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::{ConfigErrors, Environment, files, yaml, yaml_options};
+use super::{ConfigErrors, Environment, files, yaml};
+use crate::domain::yaml::{Size, options};
 
 /// Where the control plane is when nobody says.
 pub const SERVER_DEFAULT: &str = "http://127.0.0.1:9902";
@@ -170,7 +171,7 @@ fn token(text: &str, origin: &Path) -> Result<Token, ConfigErrors> {
 /// What is wrong with it, with its line.
 pub fn documents(text: &str, origin: &Path) -> Result<Vec<serde_json::Value>, ConfigErrors> {
     let read: Result<Vec<serde_json::Value>, _> =
-        serde_saphyr::from_multiple_with_options(text, yaml_options(DOCUMENTS_MAX));
+        serde_saphyr::from_multiple_with_options(text, options(Size::Small, DOCUMENTS_MAX));
     let read = read.map_err(|error| ConfigErrors::from_yaml(origin, text, &error))?;
     Ok(read.into_iter().filter(|document| !document.is_null()).collect())
 }

@@ -27,6 +27,8 @@ use std::path::{Path, PathBuf};
 use raw::Shape;
 use resolve::{Role, Source};
 
+use crate::domain::yaml::{self, Size};
+
 pub use error::{ConfigError, ConfigErrors};
 pub use join::{Join, JoinTokenSource};
 pub use notices::Notice;
@@ -195,32 +197,7 @@ pub fn keys() -> Vec<String> {
 
 /// Reads one YAML document, strictly and within bounds.
 fn yaml<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, serde_saphyr::Error> {
-    serde_saphyr::from_str_with_options(text, yaml_options(2))
-}
-
-/// What YAML is read with: strictly, and at most so many documents.
-fn yaml_options(documents_max: usize) -> serde_saphyr::Options {
-    serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_events: 200_000,
-            max_nodes: 100_000,
-            max_depth: 32,
-            max_aliases: 1_000,
-            max_anchors: 1_000,
-            max_documents: documents_max,
-        },
-        alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: 20_000,
-            max_replay_stack_depth: 16,
-            max_alias_expansions_per_anchor: 1_000,
-        },
-        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
-        merge_keys: serde_saphyr::MergeKeyPolicy::Error,
-        strict_booleans: true,
-        reject_unsupported_tags: true,
-        reject_tagged_field_names: true,
-        with_snippet: false,
-    }
+    yaml::read(text, Size::Small)
 }
 
 #[cfg(test)]

@@ -42,5 +42,6 @@ pub mod lock;
 mod stated;
 pub mod task;
 pub mod view;
+pub mod yaml;
 
 pub mod elevation;

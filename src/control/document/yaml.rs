@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde_saphyr::Spanned;
 
 use super::Document;
+use crate::domain::yaml::{self, Size};
 
 /// Most documents in one text.
 const DOCUMENTS_MAX: usize = 5_000;
@@ -36,8 +37,9 @@ impl std::error::Error for YamlError {}
 /// # Errors
 /// Every mistake that was found.
 pub fn read_yaml(text: &str) -> Result<Vec<Document>, Vec<YamlError>> {
-    let spanned: Vec<Spanned<Document>> = serde_saphyr::from_multiple_with_options(text, options(DOCUMENTS_MAX))
-        .map_err(|error| vec![refused(&error)])?;
+    let spanned: Vec<Spanned<Document>> =
+        serde_saphyr::from_multiple_with_options(text, yaml::options(Size::Large, DOCUMENTS_MAX))
+            .map_err(|error| vec![refused(&error)])?;
     let (mut documents, mut errors) = (Vec::with_capacity(spanned.len()), Vec::new());
     for Spanned { value, referenced, .. } in spanned {
         if let Err(message) = value.read() {
@@ -53,33 +55,7 @@ pub fn read_yaml(text: &str) -> Result<Vec<Document>, Vec<YamlError>> {
 /// # Errors
 /// What is wrong with it.
 pub fn parse_yaml<T: DeserializeOwned>(text: &str) -> Result<T, YamlError> {
-    // Two, so that a second one is told rather than the limit.
-    serde_saphyr::from_str_with_options(text, options(2)).map_err(|error| refused(&error))
-}
-
-/// As the configuration is read: one reading, within bounds.
-fn options(documents_max: usize) -> serde_saphyr::Options {
-    serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_events: 2_000_000,
-            max_nodes: 1_000_000,
-            max_depth: 32,
-            max_aliases: 1_000,
-            max_anchors: 1_000,
-            max_documents: documents_max,
-        },
-        alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: 20_000,
-            max_replay_stack_depth: 16,
-            max_alias_expansions_per_anchor: 1_000,
-        },
-        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
-        merge_keys: serde_saphyr::MergeKeyPolicy::Error,
-        strict_booleans: true,
-        reject_unsupported_tags: true,
-        reject_tagged_field_names: true,
-        with_snippet: false,
-    }
+    yaml::read(text, Size::Large).map_err(|error| refused(&error))
 }
 
 fn refused(error: &serde_saphyr::Error) -> YamlError {

@@ -21,6 +21,7 @@ use crate::action_map::{ActionMapDocument, Requires};
 use crate::domain::action::ActionClass;
 use crate::domain::id::ActionName;
 use crate::domain::resource::Resource;
+use crate::domain::yaml::{self, Size};
 use crate::sidecar::canonical::Canonical;
 use crate::sidecar::reason::Reason;
 
@@ -149,7 +150,7 @@ impl ActionMap {
     /// # Errors
     /// Everything that is wrong with it.
     pub fn from_yaml(text: &str) -> Result<Self, RuleErrors> {
-        let document: ActionMapDocument = serde_saphyr::from_str(text)
+        let document: ActionMapDocument = yaml::read(text, Size::Small)
             .map_err(|error| RuleErrors(vec![RuleError { rule: None, message: error.to_string() }]))?;
         Self::compile(&document)
     }

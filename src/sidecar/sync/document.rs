@@ -15,6 +15,7 @@ use crate::domain::principal::Principal;
 use crate::domain::resource::ResourcePattern;
 use crate::domain::time::{Timestamp, Window};
 use crate::domain::view::{Snapshot, Stated, StatedGrants};
+use crate::domain::yaml::{self, Size};
 
 /// Why a grants file is refused as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -135,7 +136,7 @@ pub fn read(format: Format, content: &[u8]) -> Result<Snapshot, DocumentError> {
 fn read_yaml(content: &[u8]) -> Result<Snapshot, DocumentError> {
     let text = std::str::from_utf8(content).map_err(|_| DocumentError::new("the file", "it is not UTF-8"))?;
     let document: Option<RawDocument<'_>> =
-        serde_saphyr::from_str(text).map_err(|error| DocumentError::new("the file", error))?;
+        yaml::read(text, Size::Large).map_err(|error| DocumentError::new("the file", error))?;
     let Some(document) = document else {
         return Err(DocumentError::new("the file", "it is empty; write `grants: []` where nothing is granted"));
     };
