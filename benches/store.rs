@@ -61,21 +61,12 @@ fn who(name: &str) -> Principal {
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 fn ask(number: u32, entitlement: &str) -> Command {
+    let id = RequestId::new(&format!("req_{number:09}")).unwrap();
+    let grant = GrantId::new(&format!("grt_{number:09}")).unwrap();
     Command::Ask(Box::new(Ask {
-        id: RequestId::new(&format!("req_{number:09}")).unwrap(),
-        grant: GrantId::new(&format!("grt_{number:09}")).unwrap(),
-        subject: None,
-        entitlement: EntitlementName::new(entitlement).unwrap(),
-        actions: None,
-        resources: None,
-        arguments: None,
-        duration_seconds: None,
-        uses: None,
-        renews: None,
-        task: None,
-        task_is_proven: false,
         justification: "a bench".into(),
         idempotency: Some(Idempotency { key: format!("key-{number}"), digest: "body".into() }),
+        ..Ask::of(id, grant, EntitlementName::new(entitlement).unwrap())
     }))
 }
 

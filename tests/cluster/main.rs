@@ -28,20 +28,7 @@ use tonic::Code;
 use house::{CONTROL_PLANES, ELSEWHERE, House, SIDECARS, STALENESS_MAX};
 use issuer::ISSUER;
 use running::{Running, Watch};
-use tools::DEADLINE;
-
-/// Waits until `look` sees what it looks for: two dozen processes share this machine.
-#[track_caller]
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + DEADLINE * 2;
-    loop {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        assert!(Instant::now() < until, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
+use tools::{DEADLINE, wait_for};
 
 /// Revocations in a house where things die.
 const ROUNDS: usize = 6;

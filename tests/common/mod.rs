@@ -6,22 +6,7 @@
 pub mod backend;
 pub mod client;
 pub mod issuer;
+mod wait;
 pub mod world;
 
-use std::time::{Duration, Instant};
-
-/// How long anything may take that should come at once.
-pub const DEADLINE: Duration = Duration::from_secs(60);
-
-/// Waits until `look` sees what it looks for.
-#[track_caller]
-pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + DEADLINE;
-    loop {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        assert!(Instant::now() < until, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
+pub use wait::{DEADLINE, wait_for};

@@ -14,22 +14,10 @@ const AUTO: &str = "@id(\"auto\") permit(principal, action == Leasehold::Action:
                     when { context.ttl_s > 0 };";
 
 fn ask(number: usize, entitlement: &str, task: Option<&str>) -> Command {
-    Command::Ask(Box::new(Ask {
-        id: RequestId::new(&format!("req_{number}")).unwrap(),
-        grant: GrantId::new(&format!("grt_{number}")).unwrap(),
-        subject: None,
-        entitlement: EntitlementName::new(entitlement).unwrap(),
-        actions: None,
-        resources: None,
-        arguments: None,
-        duration_seconds: None,
-        uses: None,
-        renews: None,
-        task: task.map(|task| TaskRef::new(task).unwrap()),
-        task_is_proven: false,
-        justification: String::new(),
-        idempotency: None,
-    }))
+    let id = RequestId::new(&format!("req_{number}")).unwrap();
+    let grant = GrantId::new(&format!("grt_{number}")).unwrap();
+    let task = task.map(|task| TaskRef::new(task).unwrap());
+    Command::Ask(Box::new(Ask { task, ..Ask::of(id, grant, EntitlementName::new(entitlement).unwrap()) }))
 }
 
 fn code(answer: &Result<(Reply, Vec<Write>), Failed>) -> &'static str {

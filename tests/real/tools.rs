@@ -5,10 +5,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
-/// How long a server may take to start, or anything else that should come.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+#[path = "../common/wait.rs"]
+mod wait;
+
+pub use wait::{DEADLINE, wait_for};
 
 /// A program that `scripts/test` installs.
 #[track_caller]
@@ -25,18 +26,6 @@ pub fn program(name: &str) -> PathBuf {
 /// A port that was free a moment ago.
 pub fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-#[track_caller]
-pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + DEADLINE;
-    loop {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        assert!(Instant::now() < until, "{what} did not come");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// A server in a process group of its own, which ends with this value.

@@ -257,22 +257,10 @@ impl<S: Store> World<S> {
 
 /// What asks for an entitlement, with the ids of this number.
 pub fn asking(number: u32, entitlement: &str) -> Ask {
-    Ask {
-        id: RequestId::new(&format!("req_{number:06}")).unwrap(),
-        grant: GrantId::new(&format!("grt_{number:06}")).unwrap(),
-        subject: None,
-        entitlement: EntitlementName::new(entitlement).unwrap(),
-        actions: None,
-        resources: None,
-        arguments: None,
-        duration_seconds: None,
-        uses: None,
-        renews: None,
-        task: None,
-        task_is_proven: false,
-        justification: "because".into(),
-        idempotency: None,
-    }
+    let id = RequestId::new(&format!("req_{number:06}")).unwrap();
+    let grant = GrantId::new(&format!("grt_{number:06}")).unwrap();
+    let justification = "because".into();
+    Ask { justification, ..Ask::of(id, grant, EntitlementName::new(entitlement).unwrap()) }
 }
 
 /// What takes grants away.

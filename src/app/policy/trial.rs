@@ -241,21 +241,18 @@ impl Outcome {
 
 fn ask(situation: &Situation) -> Result<Ask, String> {
     let seconds = situation.duration.as_deref().map(duration).transpose()?.map(|d| d.as_secs());
+    let id = RequestId::new("req_trial").map_err(|error| error.to_string())?;
+    let grant = GrantId::new("grt_trial").map_err(|error| error.to_string())?;
     Ok(Ask {
-        id: RequestId::new("req_trial").map_err(|error| error.to_string())?,
-        grant: GrantId::new("grt_trial").map_err(|error| error.to_string())?,
         subject: situation.subject.clone(),
-        entitlement: situation.entitlement.clone(),
         actions: situation.actions.clone(),
         resources: situation.resources.clone(),
         arguments: situation.arguments,
         duration_seconds: seconds,
         uses: situation.uses,
-        renews: None,
         task: situation.task.as_ref().map(|task| task.reference.clone()),
-        task_is_proven: false,
         justification: situation.justification.clone(),
-        idempotency: None,
+        ..Ask::of(id, grant, situation.entitlement.clone())
     })
 }
 

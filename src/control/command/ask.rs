@@ -59,6 +59,28 @@ pub struct Ask {
     pub idempotency: Option<Idempotency>,
 }
 
+impl Ask {
+    /// All of an entitlement, for oneself, for as long as may be, with nothing said.
+    pub fn of(id: RequestId, grant: GrantId, entitlement: EntitlementName) -> Self {
+        Self {
+            id,
+            grant,
+            subject: None,
+            entitlement,
+            actions: None,
+            resources: None,
+            arguments: None,
+            duration_seconds: None,
+            uses: None,
+            renews: None,
+            task: None,
+            task_is_proven: false,
+            justification: String::new(),
+            idempotency: None,
+        }
+    }
+}
+
 /// An idempotency key with the hash of what was asked under it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Idempotency {
