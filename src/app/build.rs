@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
@@ -14,15 +13,14 @@ use crate::domain::id::{BackendName, CredentialName};
 use crate::domain::time::Clock;
 use crate::identity::Verifier;
 use crate::sidecar::accept::Limits;
-use crate::sidecar::accept::listen::ListenAddress;
-use crate::sidecar::accept::tls::{ClientCertificate, Tls, TlsSettings, certificates, private_key, roots};
+use crate::sidecar::accept::tls::{Tls, certificates, private_key, roots};
 use crate::sidecar::canonical;
-use crate::sidecar::credential::{self, Credentials, Injection, MintAlgorithm, MintSettings, SourceSettings};
-use crate::sidecar::decide::{BackendRules, Baseline, CredentialSlot, Mode};
+use crate::sidecar::credential::Credentials;
+use crate::sidecar::decide::{BackendRules, Baseline, CredentialSlot};
 use crate::sidecar::forward::body::BodyLimits;
 use crate::sidecar::forward::connect::{Endpoint, Protocol, Target};
 use crate::sidecar::forward::response::ResponseRules;
-use crate::sidecar::forward::upstream::{Timeouts, Upstream};
+use crate::sidecar::forward::upstream::Upstream;
 use crate::sidecar::plane::{Backend, Offer, Plane};
 use crate::sidecar::resolve::ActionMap;
 
@@ -41,8 +39,8 @@ pub(super) async fn plane(
     addresses: &[Option<SocketAddr>],
     clock: Arc<dyn Clock>,
 ) -> anyhow::Result<Plane> {
-    let verifier = Verifier::new(super::identity::settings(&config.identity)?, Arc::clone(&clock)).await?;
-    let credentials = Credentials::open(config.credentials.iter().map(credential_settings).collect(), clock)?;
+    let verifier = Verifier::new(config.identity.clone(), Arc::clone(&clock)).await?;
+    let credentials = Credentials::open(config.credentials.clone(), clock)?;
     let common: Vec<Common> = config.backends.iter().map(|b| common(config, b)).collect::<anyhow::Result<_>>()?;
     let mut offers = Vec::new();
     for (listener, address) in config.listeners.iter().zip(addresses) {
@@ -55,7 +53,7 @@ pub(super) async fn plane(
                 .ok_or_else(|| anyhow!("listener `{}` names no backend `{name}`", listener.name))?;
             backends.push(Arc::new(backend(index, &config.backends[index], &common[index], listener, *address)?));
         }
-        let tls = listener.tls.as_ref().map(tls_settings).map(Tls::open).transpose()?;
+        let tls = listener.tls.clone().map(Tls::open).transpose()?;
         offers.push(Arc::new(Offer {
             name: listener.name.as_str().into(),
             limits: limits(&listener.limits),
@@ -92,11 +90,7 @@ fn backend(
 ) -> anyhow::Result<Backend> {
     let limits = &listener.limits;
     let canonical = canonical::Rules::new(
-        canonical::Relaxations {
-            encoded_slash_keep: backend.canonical.encoded_slash_keep,
-            path_params_keep: backend.canonical.path_params_keep,
-            method_override_allow: backend.canonical.method_override_keep,
-        },
+        backend.canonical,
         limits.target_bytes,
         canonical::Hosts::new(&backend.hosts, address)
             .map_err(|error| anyhow!("backend `{}`: {error}", backend.name))?,
@@ -133,29 +127,17 @@ fn common(config: &Config, backend: &config::Backend) -> anyhow::Result<Common> 
     }
     let rules = BackendRules {
         name: backend.name.clone(),
-        mode: match backend.mode {
-            config::Mode::Enforce => Mode::Enforce,
-            config::Mode::Observe => Mode::Observe,
-        },
+        mode: backend.mode,
         baselines,
         credential: backend.credential.as_ref().map(place).transpose()?,
         serve_stale: backend.on_stale == config::OnStale::ServeUntilExpiry,
     };
     let actions = action_map(backend)?;
-    let timeouts = Timeouts {
-        connect: backend.timeouts.connect,
-        first_byte: backend.timeouts.first_byte,
-        idle: backend.timeouts.idle_upstream,
-    };
     Ok(Common {
         rules: Arc::new(rules),
         actions: actions.map(Arc::new),
-        upstream: Arc::new(Upstream::new(target(backend)?, timeouts)),
-        response: ResponseRules {
-            set_cookie_keep: backend.response.set_cookie_keep,
-            leak_guard: backend.response.leak_guard,
-            trailers: backend.response.trailers.clone(),
-        },
+        upstream: Arc::new(Upstream::new(target(backend)?, backend.timeouts)),
+        response: backend.response.clone(),
     })
 }
 
@@ -208,62 +190,5 @@ fn limits(limits: &config::Limits) -> Limits {
         head_bytes: limits.head_bytes,
         headers: limits.headers,
         streams: limits.streams,
-    }
-}
-
-pub(super) fn tls_settings(tls: &config::Tls) -> TlsSettings {
-    TlsSettings {
-        certificate: tls.certificate.clone(),
-        key: tls.key.clone(),
-        client_ca: tls.client_ca.clone(),
-        client_crl: tls.client_crl.clone(),
-        client_certificate: match tls.client_certificate {
-            config::ClientCertificate::None => ClientCertificate::None,
-            config::ClientCertificate::Optional => ClientCertificate::Optional,
-            config::ClientCertificate::Required => ClientCertificate::Required,
-        },
-        tls12: tls.min_version == config::TlsVersion::V1_2,
-    }
-}
-
-/// Where a listener listens.
-pub(super) fn listen_address(address: &config::ListenAddress) -> ListenAddress {
-    match address {
-        config::ListenAddress::Tcp(address) => ListenAddress::Tcp(*address),
-        config::ListenAddress::Unix(path) => ListenAddress::Unix(path.clone()),
-    }
-}
-
-fn credential_settings(given: &config::Credential) -> credential::Settings {
-    let source = match &given.source {
-        config::CredentialSource::File(path) => SourceSettings::File(path.clone()),
-        config::CredentialSource::Env { name, secret } => {
-            SourceSettings::Env { variable: name.clone(), secret: secret.clone() }
-        }
-        config::CredentialSource::Jwt(jwt) => SourceSettings::Mint(MintSettings {
-            key: Path::to_path_buf(&jwt.key),
-            algorithm: match jwt.algorithm {
-                config::MintAlgorithm::ES256 => MintAlgorithm::Es256,
-                config::MintAlgorithm::EdDSA => MintAlgorithm::EdDsa,
-            },
-            key_id: jwt.key_id.clone(),
-            issuer: jwt.issuer.clone(),
-            audience: jwt.audience.clone(),
-            lifetime: jwt.lifetime,
-            claims: jwt.claims.clone(),
-        }),
-    };
-    let injections = given.inject.iter().map(injection).collect();
-    credential::Settings { name: given.name.clone(), source, injections }
-}
-
-fn injection(given: &config::Injection) -> Injection {
-    match given {
-        config::Injection::Bearer => Injection::Bearer,
-        config::Injection::Basic { username } => Injection::Basic { username: username.clone() },
-        config::Injection::Header { name, prefix, suffix } => {
-            Injection::Header { name: name.clone(), prefix: prefix.clone(), suffix: suffix.clone() }
-        }
-        config::Injection::Query { name } => Injection::Query { name: name.clone() },
     }
 }

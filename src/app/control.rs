@@ -99,7 +99,7 @@ async fn start_control_with(
     tasks.spawn(async move { drop(running.await) });
     tasks.spawn(Arc::clone(&verifier).maintain(upkeep.clone()));
     let tls = match &control.tls {
-        Some(tls) => Some(follow_tls(Arc::new(Tls::open(build::tls_settings(tls))?), &mut tasks, upkeep.clone())),
+        Some(tls) => Some(follow_tls(Arc::new(Tls::open(tls.clone())?), &mut tasks, upkeep.clone())),
         None => None,
     };
     let reports = publish::reports(&store, &hub, &mut tasks, &upkeep)?;
@@ -218,7 +218,7 @@ fn login(config: &config::Login) -> api::Login {
 
 /// Whose proofs are good at the API.
 async fn verifier(config: &ControlConfig, clock: &Arc<dyn Clock>) -> anyhow::Result<Arc<Verifier>> {
-    let mut identity = super::identity::settings(&config.identity)?;
+    let mut identity = config.identity.clone();
     if let Some(login) = &config.control.login {
         // People show the ID token they logged in with; to the sidecar it stays worth nothing.
         for issuer in identity.issuers.iter_mut().filter(|issuer| issuer.issuer == login.issuer) {

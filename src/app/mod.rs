@@ -11,7 +11,6 @@ pub mod clock;
 pub mod control;
 pub mod demo;
 mod gauges;
-mod identity;
 mod join;
 pub mod policy;
 mod publish;
@@ -33,7 +32,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::domain::time::Clock;
 use crate::sidecar::accept::listen::Bound;
 use crate::sidecar::call::Shared;
@@ -265,7 +264,7 @@ fn bind(config: &Config) -> anyhow::Result<Vec<Bound>> {
         .listeners
         .iter()
         .map(|listener| {
-            Bound::bind(&build::listen_address(&listener.address))
+            Bound::bind(&listener.address)
                 .with_context(|| format!("listener `{}`: {}", listener.name, listener.address))
         })
         .collect()
@@ -276,14 +275,8 @@ fn record_settings(config: &Config) -> record::Settings {
         directory: config.audit.directory.clone(),
         segment_bytes: config.audit.segment_bytes,
         bytes_max: config.audit.bytes_max,
-        intent: match config.audit.intent {
-            config::AuditIntent::EachCall => record::IntentMode::EachCall,
-            config::AuditIntent::Batched => record::IntentMode::Batched,
-        },
-        access_log: match config.access_log {
-            config::AccessLog::Off => record::AccessLog::Off,
-            config::AccessLog::Stdout => record::AccessLog::Stdout,
-        },
+        intent: config.audit.intent,
+        access_log: config.access_log,
     }
 }
 

@@ -1,6 +1,6 @@
 //! The one place where the configuration meets the action-map compiler.
 
-use super::resolved::Canonical;
+use crate::sidecar::canonical::Relaxations;
 use crate::sidecar::resolve::{ActionMap, BUILTIN, builtin};
 
 /// The names of the shipped maps.
@@ -12,7 +12,7 @@ pub(super) fn builtin_action_map(name: &str) -> Option<&'static str> {
 }
 
 /// What is wrong with a map, as message and hint.
-pub(super) fn check_action_map(origin: &str, text: &str, canonical: Canonical) -> Vec<(String, String)> {
+pub(super) fn check_action_map(origin: &str, text: &str, canonical: Relaxations) -> Vec<(String, String)> {
     let map = match ActionMap::from_yaml(text) {
         Ok(map) => map,
         Err(errors) => {

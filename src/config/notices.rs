@@ -2,10 +2,12 @@
 
 use std::fmt;
 
-use super::resolved::{
-    AuditIntent, Backend, ClientCertificate, Config, ControlConfig, CredentialSource, KeySource, Mode, OnStale,
-    TlsVersion, UpstreamAddress,
-};
+use super::resolved::{Backend, Config, ControlConfig, OnStale, UpstreamAddress};
+use crate::identity::KeySource;
+use crate::sidecar::accept::tls::ClientCertificate;
+use crate::sidecar::credential::SourceSettings;
+use crate::sidecar::decide::Mode;
+use crate::sidecar::record::IntentMode;
 
 /// Something an operator should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,8 +54,12 @@ impl Config {
                 "callers' tokens cross the network in the clear",
             );
             if let Some(tls) = &listener.tls {
-                let old = tls.min_version == TlsVersion::V1_2;
-                note(&mut list, old, format!("{at}.tls.min_version"), "TLS 1.2 is spoken with callers that ask for it");
+                note(
+                    &mut list,
+                    tls.tls12,
+                    format!("{at}.tls.min_version"),
+                    "TLS 1.2 is spoken with callers that ask for it",
+                );
             }
             let unpaced = listener.limits.body_rate_min == 0;
             note(
@@ -68,7 +74,7 @@ impl Config {
         }
         let stale = self.grants.staleness_max.as_secs() > 300;
         note(&mut list, stale, "grants.danger_staleness_max", "a revocation may go unseen for more than 5 minutes");
-        let batched = self.audit.intent == AuditIntent::Batched;
+        let batched = self.audit.intent == IntentMode::Batched;
         note(&mut list, batched, "audit.intent", "a crash may lose the records of the last calls that went through");
         let open = !self.admin.address.ip().is_loopback();
         note(
@@ -86,9 +92,9 @@ impl Config {
         for credential in &self.credentials {
             let at = format!("credentials[{}].source", credential.name);
             let kind = match credential.source {
-                CredentialSource::File(_) => "file",
-                CredentialSource::Env { .. } => "env",
-                CredentialSource::Jwt(_) => continue,
+                SourceSettings::File(_) => "file",
+                SourceSettings::Env { .. } => "env",
+                SourceSettings::Mint(_) => continue,
             };
             let message =
                 "long-lived: it is the same for every grant and outlives each; prefer `jwt` where the backend takes it";
@@ -160,7 +166,7 @@ fn backend_relaxations(list: &mut Vec<Notice>, backend: &Backend) {
     );
     note(
         list,
-        canonical.method_override_keep,
+        canonical.method_override_allow,
         format!("{at_canonical}.method_override"),
         "method-override fields reach the backend, which may do another thing than was decided",
     );

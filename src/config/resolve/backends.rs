@@ -11,15 +11,18 @@ use super::super::raw::{
     Backend as RawBackend, Baseline as RawBaseline, Canonical as RawCanonical, Field, List, Response as RawResponse,
     Text, Timeouts as RawTimeouts, UpstreamTls as RawUpstreamTls,
 };
-use super::super::resolved::{
-    Backend, Baseline, Canonical, Credential, Mode, OnStale, Response, Timeouts, Upstream, UpstreamAddress, UpstreamTls,
-};
+use super::super::resolved::{Backend, Baseline, OnStale, Upstream, UpstreamAddress, UpstreamTls};
 use super::super::{ActionMapSource, action_map};
 use super::{Resolver, Spot};
 use crate::domain::action::{ActionPattern, Scope};
 use crate::domain::id::{BackendName, CredentialName};
 use crate::domain::principal::Principal;
 use crate::domain::resource::ResourcePattern;
+use crate::sidecar::canonical::Relaxations;
+use crate::sidecar::credential::Settings as Credential;
+use crate::sidecar::decide::Mode;
+use crate::sidecar::forward::response::ResponseRules;
+use crate::sidecar::forward::upstream::Timeouts;
 
 const RELAXATION: [(&str, bool); 2] = [("refuse", false), ("keep", true)];
 
@@ -230,7 +233,7 @@ impl Resolver<'_> {
         found
     }
 
-    fn action_map(&mut self, at: &Spot, field: &Field<Text>, canonical: Canonical) -> Option<ActionMapSource> {
+    fn action_map(&mut self, at: &Spot, field: &Field<Text>, canonical: Relaxations) -> Option<ActionMapSource> {
         let text = self.required(at, "action_map", field, "builtin:rabbitmq")?;
         let spot = at.key("action_map", field);
         if text == CONTROL {
@@ -301,17 +304,17 @@ impl Resolver<'_> {
         found
     }
 
-    fn canonical(&mut self, at: &Spot, raw: Option<&RawCanonical>) -> Canonical {
+    fn canonical(&mut self, at: &Spot, raw: Option<&RawCanonical>) -> Relaxations {
         let none = RawCanonical::default();
         let raw = raw.unwrap_or(&none);
-        Canonical {
+        Relaxations {
             encoded_slash_keep: self.choice(at, "encoded_slash", &raw.encoded_slash, &RELAXATION),
             path_params_keep: self.choice(at, "path_params", &raw.path_params, &RELAXATION),
-            method_override_keep: self.choice(at, "method_override", &raw.method_override, &RELAXATION),
+            method_override_allow: self.choice(at, "method_override", &raw.method_override, &RELAXATION),
         }
     }
 
-    fn response(&mut self, at: &Spot, raw: Option<&RawResponse>) -> Response {
+    fn response(&mut self, at: &Spot, raw: Option<&RawResponse>) -> ResponseRules {
         let none = RawResponse::default();
         let raw = raw.unwrap_or(&none);
         let set_cookie_keep = self.choice(at, "set_cookie", &raw.set_cookie, &[("drop", false), ("keep", true)]);
@@ -326,7 +329,7 @@ impl Resolver<'_> {
                 }
             }
         }
-        Response { set_cookie_keep, leak_guard, trailers }
+        ResponseRules { set_cookie_keep, leak_guard, trailers }
     }
 
     fn timeouts(&mut self, at: &Spot, raw: Option<&RawTimeouts>) -> Timeouts {
@@ -335,7 +338,7 @@ impl Resolver<'_> {
         Timeouts {
             connect: self.duration(at, "connect", &raw.connect, "5s", "10ms", "5m"),
             first_byte: self.duration(at, "first_byte", &raw.first_byte, "60s", "10ms", "1h"),
-            idle_upstream: self.duration(at, "idle_upstream", &raw.idle_upstream, "60s", "1s", "1h"),
+            idle: self.duration(at, "idle_upstream", &raw.idle_upstream, "60s", "1s", "1h"),
         }
     }
 }

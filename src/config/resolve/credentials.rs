@@ -10,16 +10,16 @@ use super::super::raw::{
     Credential as RawCredential, Field, Header as RawHeader, Inject as RawInject, Jwt as RawJwt, List,
     Source as RawSource, SourceOrText, Text,
 };
-use super::super::resolved::{Credential, CredentialSource, Injection, JwtSource, MintAlgorithm};
 use super::{Resolver, Spot};
 use crate::domain::id::CredentialName;
+use crate::sidecar::credential::{Injection, MintAlgorithm, MintSettings, Settings, SourceSettings};
 
 const SOURCES: &str = "write `{file: /run/secrets/name}`, `{env: NAME}` or `{jwt: …}`";
 const PLACEHOLDER: &str = "{secret}";
 
 impl Resolver<'_> {
-    pub(super) fn credentials(&mut self, spot: &Spot, field: &Field<List<RawCredential>>) -> Vec<Credential> {
-        let mut found: Vec<Credential> = Vec::new();
+    pub(super) fn credentials(&mut self, spot: &Spot, field: &Field<List<RawCredential>>) -> Vec<Settings> {
+        let mut found: Vec<Settings> = Vec::new();
         for (index, item) in field.value().into_iter().flatten().enumerate() {
             let at = spot.item(index, item);
             let Some(credential) = item.value().and_then(|raw| self.credential(&at, raw)) else { continue };
@@ -31,7 +31,7 @@ impl Resolver<'_> {
         found
     }
 
-    fn credential(&mut self, at: &Spot, raw: &RawCredential) -> Option<Credential> {
+    fn credential(&mut self, at: &Spot, raw: &RawCredential) -> Option<Settings> {
         let name = self.required(at, "name", &raw.name, "rabbit-admin");
         let name = name
             .and_then(|text| CredentialName::new(text).map_err(|e| self.fail(&at.key("name", &raw.name), e, "")).ok());
@@ -52,7 +52,7 @@ impl Resolver<'_> {
         if inject.as_ref().is_none_or(|(written, _)| *written == 0) {
             self.fail(&inject_at, "is missing or empty", "write `inject: {bearer: true}`");
         }
-        Some(Credential { name: name?, source: source?, inject: inject?.1 })
+        Some(Settings { name: name?, source: source?, injections: inject?.1 })
     }
 
     /// A text where a reference belongs. It may be the secret itself, so no message shows more of it than its scheme.
@@ -66,14 +66,14 @@ impl Resolver<'_> {
         }
     }
 
-    fn source(&mut self, at: &Spot, raw: &RawSource) -> Option<CredentialSource> {
+    fn source(&mut self, at: &Spot, raw: &RawSource) -> Option<SourceSettings> {
         let written = [raw.file.value().is_some(), raw.env.value().is_some(), raw.jwt.value().is_some()];
         if written.iter().filter(|w| **w).count() != 1 {
             self.fail(at, "names not exactly one source", SOURCES);
             return None;
         }
         if let Some(jwt) = raw.jwt.value() {
-            return self.jwt(&at.key("jwt", &raw.jwt), jwt).map(Box::new).map(CredentialSource::Jwt);
+            return self.jwt(&at.key("jwt", &raw.jwt), jwt).map(SourceSettings::Mint);
         }
         if raw.file.value().is_some() {
             let file = self.path(at, "file", &raw.file)?;
@@ -82,7 +82,7 @@ impl Resolver<'_> {
                 files::secret(&file),
                 "put the secret there, alone on one line",
             );
-            return Some(CredentialSource::File(file));
+            return Some(SourceSettings::File(file));
         }
         let name = self.text(at, "env", &raw.env)?;
         let spot = at.key("env", &raw.env);
@@ -104,13 +104,13 @@ impl Resolver<'_> {
                 );
             }
             Some(secret) => {
-                return Some(CredentialSource::Env { name: name.to_owned(), secret: SecretString::from(secret) });
+                return Some(SourceSettings::Env { variable: name.to_owned(), secret: SecretString::from(secret) });
             }
         }
         None
     }
 
-    fn jwt(&mut self, at: &Spot, raw: &RawJwt) -> Option<JwtSource> {
+    fn jwt(&mut self, at: &Spot, raw: &RawJwt) -> Option<MintSettings> {
         let key = self.path_required(at, "key", &raw.key, "key.pem");
         if let Some(key) = &key {
             self.file_check(
@@ -119,7 +119,7 @@ impl Resolver<'_> {
                 "name a PEM file with one PKCS #8 private key",
             );
         }
-        let algorithms = [("ES256", MintAlgorithm::ES256), ("EdDSA", MintAlgorithm::EdDSA)];
+        let algorithms = [("ES256", MintAlgorithm::Es256), ("EdDSA", MintAlgorithm::EdDsa)];
         let algorithm = self.choice_required(at, "algorithm", &raw.algorithm, &algorithms);
         let key_id = self.text(at, "key_id", &raw.key_id).map(str::to_owned);
         let issuer = self.required(at, "issuer", &raw.issuer, "https://leasehold.example");
@@ -136,7 +136,7 @@ impl Resolver<'_> {
             }
         }
         let (issuer, audience) = (issuer?.to_owned(), audience?.to_owned());
-        Some(JwtSource { key: key?, algorithm: algorithm?, key_id, issuer, audience, lifetime, claims })
+        Some(MintSettings { key: key?, algorithm: algorithm?, key_id, issuer, audience, lifetime, claims })
     }
 
     /// How many are written, and those that are good.

@@ -8,28 +8,33 @@ use super::super::raw::{
     Field, Identity as RawIdentity, Issuer as RawIssuer, Keys as RawKeys, List, Named, Scalar, Text,
     TrustDomain as RawTrustDomain,
 };
-use super::super::resolved::{Identity, Issuer, IssuerPreset, KeySource, KeyUrl, TokenAlgorithm, TrustDomain};
 use super::{Resolver, Role, Spot, is_name};
 use crate::domain::id::TaskRef;
 use crate::domain::principal::Principal;
+use crate::identity::{
+    IssuerSettings, KeySource, Preset, Settings, TaskTemplate, TokenAlgorithm, TrustDomain, UrlKeys,
+};
+
+/// How many failed signatures a second are looked at from one source.
+const FAILURES_PER_SECOND_MAX: u32 = 2_000;
 
 const ALGORITHMS: [(&str, TokenAlgorithm); 9] = [
-    ("ES256", TokenAlgorithm::ES256),
-    ("ES384", TokenAlgorithm::ES384),
-    ("EdDSA", TokenAlgorithm::EdDSA),
-    ("PS256", TokenAlgorithm::PS256),
-    ("PS384", TokenAlgorithm::PS384),
-    ("PS512", TokenAlgorithm::PS512),
-    ("RS256", TokenAlgorithm::RS256),
-    ("RS384", TokenAlgorithm::RS384),
-    ("RS512", TokenAlgorithm::RS512),
+    ("ES256", TokenAlgorithm::Es256),
+    ("ES384", TokenAlgorithm::Es384),
+    ("EdDSA", TokenAlgorithm::EdDsa),
+    ("PS256", TokenAlgorithm::Ps256),
+    ("PS384", TokenAlgorithm::Ps384),
+    ("PS512", TokenAlgorithm::Ps512),
+    ("RS256", TokenAlgorithm::Rs256),
+    ("RS384", TokenAlgorithm::Rs384),
+    ("RS512", TokenAlgorithm::Rs512),
 ];
 
 impl Resolver<'_> {
-    pub(super) fn identity(&mut self, spot: &Spot, raw: Option<&RawIdentity>) -> Option<Identity> {
+    pub(super) fn identity(&mut self, spot: &Spot, raw: Option<&RawIdentity>) -> Option<Settings> {
         let none = RawIdentity::default();
         let raw = raw.unwrap_or(&none);
-        let token_cache = self.count(spot, "token_cache", &raw.token_cache, 10_000, 1, 1_000_000) as usize;
+        let token_cache_entries = self.count(spot, "token_cache", &raw.token_cache, 10_000, 1, 1_000_000) as usize;
         let spiffe = self.trust_domains(&spot.key("spiffe", &raw.spiffe), &raw.spiffe);
         let issuers = self.issuers(&spot.key("issuers", &raw.issuers), &raw.issuers);
         let empty = |list: Option<usize>| list.unwrap_or(0) == 0;
@@ -41,7 +46,8 @@ impl Resolver<'_> {
             self.fail(spot, "names nobody whose proofs are accepted", "add an entry to `spiffe` or to `issuers`");
             return None;
         }
-        Some(Identity { token_cache, spiffe, issuers })
+        let failures_per_second_max = FAILURES_PER_SECOND_MAX;
+        Some(Settings { spiffe, issuers, token_cache_entries, failures_per_second_max })
     }
 
     fn trust_domains(&mut self, spot: &Spot, field: &Field<List<RawTrustDomain>>) -> Vec<TrustDomain> {
@@ -55,7 +61,7 @@ impl Resolver<'_> {
                 if Principal::spiffe(&format!("spiffe://{name}/x")).is_err() || name.contains('/') {
                     let hint = "write the name alone, such as `prod.example`, in lower case";
                     self.fail(&name_at, format_args!("`{name}` is not a trust domain"), hint);
-                } else if found.iter().any(|other| other.trust_domain == name) {
+                } else if found.iter().any(|other| other.name == name) {
                     self.fail(
                         &name_at,
                         format_args!("`{name}` is written twice"),
@@ -73,14 +79,14 @@ impl Resolver<'_> {
                 );
             }
             if let (Some(name), Some(bundle)) = (name, bundle) {
-                found.push(TrustDomain { trust_domain: name.to_owned(), bundle });
+                found.push(TrustDomain { name: name.to_owned(), bundle });
             }
         }
         found
     }
 
-    fn issuers(&mut self, spot: &Spot, field: &Field<List<RawIssuer>>) -> Vec<Issuer> {
-        let mut found: Vec<Issuer> = Vec::new();
+    fn issuers(&mut self, spot: &Spot, field: &Field<List<RawIssuer>>) -> Vec<IssuerSettings> {
+        let mut found: Vec<IssuerSettings> = Vec::new();
         for (index, item) in field.value().into_iter().flatten().enumerate() {
             let at = spot.item(index, item);
             let Some(issuer) = item.value().and_then(|raw| self.issuer(&at, raw)) else { continue };
@@ -96,7 +102,7 @@ impl Resolver<'_> {
         found
     }
 
-    fn issuer(&mut self, at: &Spot, raw: &RawIssuer) -> Option<Issuer> {
+    fn issuer(&mut self, at: &Spot, raw: &RawIssuer) -> Option<IssuerSettings> {
         let name = self.required(at, "name", &raw.name, "idp");
         if let Some(name) = name.filter(|name| !is_name(name)) {
             let spot = at.key("name", &raw.name);
@@ -126,7 +132,7 @@ impl Resolver<'_> {
                 None
             }
         };
-        let presets = [("none", IssuerPreset::None), ("kubernetes", IssuerPreset::Kubernetes)];
+        let presets = [("none", Preset::None), ("kubernetes", Preset::Kubernetes)];
         let preset = self.choice(at, "preset", &raw.preset, &presets);
         let typ = self.text(at, "typ", &raw.typ).map(str::to_owned);
         let leeway = self.duration(at, "leeway", &raw.leeway, "30s", "0s", "5m");
@@ -135,7 +141,7 @@ impl Resolver<'_> {
         let task = self.task(at, &raw.task);
         let required_claims = self.required_claims(at, &raw.required_claims);
         let single_use = self.flag(&raw.single_use);
-        Some(Issuer {
+        Some(IssuerSettings {
             name: name?.to_owned(),
             issuer: issuer?.to_owned(),
             audience: audience.into_iter().map(|(_, text)| text.to_owned()).collect(),
@@ -149,6 +155,7 @@ impl Resolver<'_> {
             task,
             required_claims,
             single_use,
+            own_client: None,
         })
     }
 
@@ -219,7 +226,7 @@ impl Resolver<'_> {
                         "name a PEM file with the authorities of the issuer's server",
                     );
                 }
-                Some(KeySource::Url(KeyUrl { url: url?, ca, refresh, refresh_min, stale_max, bytes_max }))
+                Some(KeySource::Url(UrlKeys { url: url?, ca, refresh, refresh_min, stale_max, bytes_max }))
             }
             (Some(_), Some(_)) => {
                 self.fail(at, "names both a file and a URL", "keep one of them");
@@ -298,7 +305,7 @@ impl Resolver<'_> {
     }
 
     /// A task template: literal text and `{/pointer}`, with a literal source in front.
-    fn task(&mut self, at: &Spot, field: &Field<Text>) -> Option<String> {
+    fn task(&mut self, at: &Spot, field: &Field<Text>) -> Option<TaskTemplate> {
         let text = self.text(at, "task", field)?;
         let spot = at.key("task", field);
         let hint = "write `source:` and pointers in braces, such as `github:{/repository}:run:{/run_id}`";
@@ -320,6 +327,6 @@ impl Resolver<'_> {
             self.fail(&spot, format_args!("`{text}` does not make a task"), hint);
             return None;
         }
-        Some(text.to_owned())
+        TaskTemplate::parse(text).map_err(|error| self.fail(&spot, error, hint)).ok()
     }
 }

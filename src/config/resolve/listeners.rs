@@ -2,9 +2,11 @@
 
 use super::super::files::{self, Purpose};
 use super::super::raw::{Field, Limits as RawLimits, List, Listener as RawListener, Text, Tls as RawTls};
-use super::super::resolved::{Backend, ClientCertificate, Limits, ListenAddress, Listener, Tls, TlsVersion};
+use super::super::resolved::{Backend, Limits, Listener};
 use super::{Resolver, Spot, is_name};
 use crate::domain::id::BackendName;
+use crate::sidecar::accept::listen::ListenAddress;
+use crate::sidecar::accept::tls::{ClientCertificate, TlsSettings};
 
 const KIB: u64 = 1 << 10;
 const GIB: u64 = 1 << 30;
@@ -121,7 +123,7 @@ impl Resolver<'_> {
         found.into_iter().map(|b| b.name.clone()).collect()
     }
 
-    pub(super) fn tls(&mut self, at: &Spot, raw: &RawTls) -> Option<Tls> {
+    pub(super) fn tls(&mut self, at: &Spot, raw: &RawTls) -> Option<TlsSettings> {
         let (certificate, key) = self.key_pair(at, (&raw.certificate, "tls.crt"), (&raw.key, "tls.key"));
         let choices = [
             ("none", ClientCertificate::None),
@@ -166,9 +168,9 @@ impl Resolver<'_> {
             }
             client_crl.push(path);
         }
-        let versions = [("1.3", TlsVersion::V1_3), ("1.2", TlsVersion::V1_2)];
-        let min_version = self.choice(at, "min_version", &raw.min_version, &versions);
-        Some(Tls { certificate: certificate?, key: key?, client_ca, client_certificate, client_crl, min_version })
+        let versions = [("1.3", false), ("1.2", true)];
+        let tls12 = self.choice(at, "min_version", &raw.min_version, &versions);
+        Some(TlsSettings { certificate: certificate?, key: key?, client_ca, client_certificate, client_crl, tls12 })
     }
 
     fn limits(&mut self, at: &Spot, raw: Option<&RawLimits>) -> Limits {

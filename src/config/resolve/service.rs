@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::super::files;
 use super::super::raw::{Admin as RawAdmin, Audit as RawAudit, Count, Field, Grants as RawGrants, Text};
-use super::super::resolved::{AccessLog, Admin, Audit, AuditIntent, GrantSource, Grants};
+use super::super::resolved::{Admin, Audit, GrantSource, Grants};
 use super::{Resolver, Role, Spot};
+use crate::sidecar::record::{AccessLog, IntentMode};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -116,7 +117,7 @@ impl Resolver<'_> {
             let at = spot.key("bytes_max", &raw.bytes_max);
             self.fail(&at, "holds fewer than two segments", "raise it, or lower `segment_bytes`");
         }
-        let choices = [("each_call", AuditIntent::EachCall), ("batched", AuditIntent::Batched)];
+        let choices = [("each_call", IntentMode::EachCall), ("batched", IntentMode::Batched)];
         let intent = self.choice(spot, "intent", &raw.intent, &choices);
         Audit { directory, segment_bytes, bytes_max, intent }
     }

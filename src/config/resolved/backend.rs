@@ -1,13 +1,14 @@
 //! What is protected, and how it is called.
 
 use std::path::PathBuf;
-use std::time::Duration;
-
-use http::HeaderName;
 
 use crate::domain::action::Scope;
 use crate::domain::id::{BackendName, CredentialName};
 use crate::domain::principal::Principal;
+use crate::sidecar::canonical::Relaxations;
+use crate::sidecar::decide::Mode;
+use crate::sidecar::forward::response::ResponseRules;
+use crate::sidecar::forward::upstream::Timeouts;
 
 /// A protected API.
 #[derive(Debug, Clone)]
@@ -29,9 +30,9 @@ pub struct Backend {
     /// What needs no elevation.
     pub baseline: Vec<Baseline>,
     /// Relaxations of the one canonical reading.
-    pub canonical: Canonical,
+    pub canonical: Relaxations,
     /// What happens to its answers.
-    pub response: Response,
+    pub response: ResponseRules,
     /// How long to wait for it.
     pub timeouts: Timeouts,
     /// Kept connections for each worker.
@@ -92,15 +93,6 @@ pub enum ActionMapSource {
     Control,
 }
 
-/// Whether refusals are carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// They are.
-    Enforce,
-    /// They are recorded, and the call goes on.
-    Observe,
-}
-
 /// What becomes of granted calls while the view of the grants is stale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnStale {
@@ -119,37 +111,4 @@ pub struct Baseline {
     pub scope: Scope,
     /// What is injected for it.
     pub credential: Option<CredentialName>,
-}
-
-/// Relaxations of the one canonical reading; all `false` by default.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Canonical {
-    /// `%2F` is a byte of its segment.
-    pub encoded_slash_keep: bool,
-    /// `;` is a byte of its segment.
-    pub path_params_keep: bool,
-    /// Method-override fields are forwarded.
-    pub method_override_keep: bool,
-}
-
-/// What happens to a backend's answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Response {
-    /// `Set-Cookie` reaches the caller.
-    pub set_cookie_keep: bool,
-    /// An answer that holds the injected credential is stopped.
-    pub leak_guard: bool,
-    /// Trailer fields that reach the caller.
-    pub trailers: Vec<HeaderName>,
-}
-
-/// How long to wait for a backend.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Timeouts {
-    /// Connection and TLS handshake.
-    pub connect: Duration,
-    /// From the request's end to the first byte of the answer.
-    pub first_byte: Duration,
-    /// A kept connection without a call.
-    pub idle_upstream: Duration,
 }

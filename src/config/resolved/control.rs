@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::{Admin, Identity, Tls};
+use super::Admin;
+use crate::identity;
+use crate::sidecar::accept::tls::TlsSettings;
 
 /// The configuration of a control plane.
 #[derive(Debug, Clone)]
@@ -14,7 +16,7 @@ pub struct ControlConfig {
     /// The control plane itself.
     pub control: Control,
     /// Whose proofs are accepted.
-    pub identity: Identity,
+    pub identity: identity::Settings,
     /// The listener for operators.
     pub admin: Admin,
     /// How long running calls may go on when the process is told to stop.
@@ -29,7 +31,7 @@ pub struct Control {
     /// Where its API listens.
     pub address: SocketAddr,
     /// TLS of the API; absent on loopback, or where the danger was named.
-    pub tls: Option<Tls>,
+    pub tls: Option<TlsSettings>,
     /// Plain HTTP beyond this machine was asked for by name.
     pub danger_plain_control: bool,
     /// Where it keeps what is its own: the local admin's token, and the store where none is named.

@@ -1,5 +1,6 @@
 //! Listening sockets.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -11,12 +12,21 @@ use tokio::net::{TcpListener, UnixListener};
 use super::io::Socket;
 
 /// Where to listen.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ListenAddress {
     /// A TCP address; port 0 takes a free one.
     Tcp(SocketAddr),
     /// A Unix socket, made with mode 0660.
     Unix(PathBuf),
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// A bound socket that is not yet part of a runtime, so that each worker can take a copy into its own.
