@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderName, Method, StatusCode};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
@@ -19,6 +19,9 @@ use crate::sidecar::decide::live::LiveCall;
 use crate::sidecar::decide::{Basis, Denial, Permit, Subject};
 use crate::sidecar::forward::body::BodyProgress;
 use crate::sidecar::reason::{Decision, Reason};
+
+/// The trace that a call belongs to (W3C Trace Context section 3.2).
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// Where a call came in.
 #[derive(Debug, Clone)]
@@ -112,7 +115,7 @@ impl CallRecord {
     pub fn canonical(&mut self, backend: usize, target: &PathAndQuery, headers: &HeaderMap) {
         self.backend = Some(backend);
         self.target = Some(target.clone());
-        self.trace = headers.get("traceparent").and_then(|value| trace_id(value.as_bytes()));
+        self.trace = headers.get(&TRACEPARENT).and_then(|value| trace_id(value.as_bytes()));
     }
 
     /// Which action on what; `place` is the action's in its map.

@@ -11,125 +11,211 @@ use crate::domain::resource::{Extent, Resource};
 use crate::domain::time::{Timestamp, Uptime};
 use crate::guardrail::Rule;
 
-/// Writes `{"kind":"intent",…}`.
-pub(super) fn intent(buffer: &mut Vec<u8>, sequence: u64, intent: &Intent<'_>) {
-    let mut line = Line::begin(buffer, "intent", sequence, intent.at);
-    line.id(intent.id);
-    line.text("principal", intent.principal.as_str());
-    line.text("backend", intent.backend.as_str());
-    line.maybe("action", intent.action.map(|action| action.as_str()));
-    line.resource(intent.resource);
-    line.maybe("grant", intent.grant.map(|grant| grant.as_str()));
-    line.maybe("task", intent.task.map(|task| task.as_str()));
-    line.maybe("lease", intent.lease);
-    line.end();
+/// Writes `,"key":"text"` where nothing in the text needs to be escaped: names of [`crate::domain::id`], and ours.
+macro_rules! plain {
+    ($line:expr, $key:literal, $text:expr) => {
+        $line.0.extend_from_slice(concat!(",\"", $key, "\":\"").as_bytes());
+        $line.0.extend_from_slice($text.as_bytes());
+        $line.0.push(b'"');
+    };
 }
 
-/// Writes `{"kind":"call",…}`.
-pub(super) fn call(buffer: &mut Vec<u8>, sequence: u64, uptime: Uptime, catalogue: &Catalogue, outcome: &Outcome<'_>) {
-    let mut line = Line::begin(buffer, "call", sequence, outcome.at);
-    line.number("uptime_us", uptime.as_micros().unsigned_abs());
-    line.id(outcome.id);
-    line.text("listener", outcome.listener);
-    line.text("peer", outcome.peer);
-    line.text("protocol", outcome.protocol);
-    line.maybe("principal", outcome.principal.map(|principal| principal.as_str()));
-    line.maybe("identity", outcome.identity);
-    line.maybe("backend", catalogue.backend(outcome.backend).map(|name| name.as_str()));
-    line.maybe("action", outcome.action.map(|(_, name)| name.as_str()));
-    if let Some(resource) = outcome.resource {
-        line.resource(resource);
-    }
-    line.text("method", outcome.method);
-    line.text("path", outcome.path);
-    line.maybe("grant", outcome.grant.map(|grant| grant.as_str()));
-    if let Some(arguments) = outcome.arguments {
-        line.text("arguments", &arguments.to_string());
-    }
-    line.maybe("task", outcome.task.map(|task| task.as_str()));
-    line.text("decision", outcome.decision.as_str());
-    if outcome.stale {
-        line.key("stale");
-        line.0.extend_from_slice(b"true");
-    }
-    line.text("reason", outcome.reason.as_str());
-    line.maybe("detail", outcome.detail);
-    if outcome.reasons.len() > 1 {
-        line.list("reasons", outcome.reasons.iter().map(|reason| reason.as_str()));
-    }
-    line.rules("guardrails", outcome.guardrails);
-    line.rules("shadow", outcome.shadow);
-    line.maybe("lease", outcome.lease);
-    line.maybe_number("upstream_status", outcome.upstream_status);
-    line.maybe_number("status", outcome.status);
-    line.text("ended", outcome.ended.as_str());
-    if let Ended::Cut(reason) = outcome.ended {
-        line.text("cut_by", reason.as_str());
-    }
-    line.number("bytes_in", outcome.bytes_in);
-    line.number("bytes_out", outcome.bytes_out);
-    line.number("own_us", micros(outcome.own));
-    line.number("upstream_us", micros(outcome.upstream));
-    line.number("total_us", micros(outcome.total));
-    line.maybe("trace", outcome.trace);
-    line.end();
+/// Writes `,"key":"text"`.
+macro_rules! escaped {
+    ($line:expr, $key:literal, $text:expr) => {
+        $line.0.extend_from_slice(concat!(",\"", $key, "\":\"").as_bytes());
+        escape($line.0, $text);
+        $line.0.push(b'"');
+    };
 }
 
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+/// Writes `,"key":number`.
+macro_rules! number {
+    ($line:expr, $key:literal, $number:expr) => {
+        $line.0.extend_from_slice(concat!(",\"", $key, "\":").as_bytes());
+        $line.digits($number);
+    };
+}
+
+/// Lines that wait to be written, one after another.
+#[derive(Debug)]
+pub(super) struct Lines {
+    bytes: Vec<u8>,
+    stamp: Stamp,
+}
+
+impl Lines {
+    /// None yet, with room for so many bytes.
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        Self { bytes: Vec::with_capacity(bytes), stamp: Stamp::default() }
+    }
+
+    /// All of them.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// How many bytes they have.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Takes them all away and keeps the room.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+    }
+
+    /// Adds `{"kind":"intent",…}`.
+    pub(super) fn intent(&mut self, sequence: u64, intent: &Intent<'_>) {
+        let mut line = self.begin("{\"kind\":\"intent\",\"seq\":", sequence, intent.at);
+        line.id(intent.id);
+        escaped!(line, "principal", intent.principal.as_str());
+        plain!(line, "backend", intent.backend.as_str());
+        if let Some(action) = intent.action {
+            plain!(line, "action", action.as_str());
+        }
+        line.resource(intent.resource);
+        if let Some(grant) = intent.grant {
+            plain!(line, "grant", grant.as_str());
+        }
+        if let Some(task) = intent.task {
+            escaped!(line, "task", task.as_str());
+        }
+        if let Some(lease) = intent.lease {
+            escaped!(line, "lease", lease);
+        }
+        line.end();
+    }
+
+    /// Adds `{"kind":"call",…}`.
+    pub(super) fn call(&mut self, sequence: u64, uptime: Uptime, catalogue: &Catalogue, outcome: &Outcome<'_>) {
+        let mut line = self.begin("{\"kind\":\"call\",\"seq\":", sequence, outcome.at);
+        number!(line, "uptime_us", uptime.as_micros().unsigned_abs());
+        line.id(outcome.id);
+        line.origin(outcome);
+        line.asked(catalogue, outcome);
+        line.decided(outcome);
+        line.ended(outcome);
+        line.end();
+    }
+
+    fn begin(&mut self, opening: &'static str, sequence: u64, at: Timestamp) -> Line<'_> {
+        self.bytes.reserve(ROOM);
+        self.bytes.extend_from_slice(opening.as_bytes());
+        let mut line = Line(&mut self.bytes);
+        line.digits(sequence);
+        line.0.extend_from_slice(b",\"at\":\"");
+        line.0.extend_from_slice(self.stamp.of(at));
+        line.0.push(b'"');
+        line
+    }
 }
 
 /// What most lines need.
 const ROOM: usize = 1024;
 
-/// A line that is being written. What takes a key is inlined, so that writing it is a store or two and not a call.
+/// A line that is being written.
 struct Line<'b>(&'b mut Vec<u8>);
 
-impl<'b> Line<'b> {
-    fn begin(buffer: &'b mut Vec<u8>, kind: &str, sequence: u64, at: Timestamp) -> Self {
-        buffer.reserve(ROOM);
-        buffer.extend_from_slice(b"{\"kind\":\"");
-        buffer.extend_from_slice(kind.as_bytes());
-        buffer.push(b'"');
-        let mut line = Self(buffer);
-        line.number("seq", sequence);
-        line.key("at");
-        line.0.push(b'"');
-        stamp(line.0, at);
-        line.0.push(b'"');
-        line
-    }
-
+impl Line<'_> {
     fn end(self) {
         self.0.extend_from_slice(b"}\n");
     }
 
-    #[inline(always)]
-    fn key(&mut self, key: &str) {
-        self.0.extend_from_slice(b",\"");
-        self.0.extend_from_slice(key.as_bytes());
-        self.0.extend_from_slice(b"\":");
+    /// Where the call came in.
+    fn origin(&mut self, outcome: &Outcome<'_>) {
+        plain!(self, "listener", outcome.listener);
+        escaped!(self, "peer", outcome.peer);
+        plain!(self, "protocol", outcome.protocol);
+        if let Some(principal) = outcome.principal {
+            escaped!(self, "principal", principal.as_str());
+        }
+        if let Some(identity) = outcome.identity {
+            plain!(self, "identity", identity);
+        }
     }
 
-    #[inline(always)]
-    fn text(&mut self, key: &str, text: &str) {
-        self.key(key);
-        self.0.push(b'"');
-        escape(self.0, text);
-        self.0.push(b'"');
+    /// What it was about.
+    fn asked(&mut self, catalogue: &Catalogue, outcome: &Outcome<'_>) {
+        if let Some(backend) = catalogue.backend(outcome.backend) {
+            plain!(self, "backend", backend.as_str());
+        }
+        if let Some((_, action)) = outcome.action {
+            plain!(self, "action", action.as_str());
+        }
+        if let Some(resource) = outcome.resource {
+            self.resource(resource);
+        }
+        // A method is a token (RFC 9110 section 5.6.2): it has no byte that would end a text.
+        plain!(self, "method", outcome.method);
+        escaped!(self, "path", outcome.path);
+    }
+
+    /// What was decided, and by what.
+    fn decided(&mut self, outcome: &Outcome<'_>) {
+        if let Some(grant) = outcome.grant {
+            plain!(self, "grant", grant.as_str());
+        }
+        if let Some(arguments) = outcome.arguments {
+            plain!(self, "arguments", &arguments.to_string());
+        }
+        if let Some(task) = outcome.task {
+            escaped!(self, "task", task.as_str());
+        }
+        plain!(self, "decision", outcome.decision.as_str());
+        if outcome.stale {
+            self.0.extend_from_slice(b",\"stale\":true");
+        }
+        plain!(self, "reason", outcome.reason.as_str());
+        if let Some(detail) = outcome.detail {
+            plain!(self, "detail", detail);
+        }
+        if outcome.reasons.len() > 1 {
+            self.list("reasons", outcome.reasons.iter().map(|reason| reason.as_str()));
+        }
+        self.rules("guardrails", outcome.guardrails);
+        self.rules("shadow", outcome.shadow);
+        if let Some(lease) = outcome.lease {
+            escaped!(self, "lease", lease);
+        }
+    }
+
+    /// What came of it.
+    fn ended(&mut self, outcome: &Outcome<'_>) {
+        if let Some(status) = outcome.upstream_status {
+            number!(self, "upstream_status", status.into());
+        }
+        if let Some(status) = outcome.status {
+            number!(self, "status", status.into());
+        }
+        plain!(self, "ended", outcome.ended.as_str());
+        if let Ended::Cut(reason) = outcome.ended {
+            plain!(self, "cut_by", reason.as_str());
+        }
+        number!(self, "bytes_in", outcome.bytes_in);
+        number!(self, "bytes_out", outcome.bytes_out);
+        number!(self, "own_us", micros(outcome.own));
+        number!(self, "upstream_us", micros(outcome.upstream));
+        number!(self, "total_us", micros(outcome.total));
+        if let Some(trace) = outcome.trace {
+            plain!(self, "trace", trace);
+        }
     }
 
     fn id(&mut self, id: &CallId) {
-        self.key("id");
-        self.0.extend_from_slice(b"\"evl_");
+        self.0.extend_from_slice(b",\"id\":\"evl_");
         self.0.extend_from_slice(id.prefix.as_bytes());
         self.0.extend_from_slice(&id.digits());
         self.0.push(b'"');
     }
 
     fn resource(&mut self, resource: &Resource) {
-        self.key("resource");
-        self.0.push(b'"');
+        self.0.extend_from_slice(b",\"resource\":\"");
         escape(self.0, resource.text());
         if resource.extent() == Extent::Under {
             self.0.extend_from_slice(b"**");
@@ -137,24 +223,8 @@ impl<'b> Line<'b> {
         self.0.push(b'"');
     }
 
-    #[inline(always)]
-    fn maybe(&mut self, key: &str, text: Option<&str>) {
-        if let Some(text) = text {
-            self.text(key, text);
-        }
-    }
-
-    #[inline(always)]
-    fn number(&mut self, key: &str, number: u64) {
-        self.key(key);
+    fn digits(&mut self, number: u64) {
         self.0.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-    }
-
-    #[inline(always)]
-    fn maybe_number(&mut self, key: &str, number: Option<u16>) {
-        if let Some(number) = number {
-            self.number(key, u64::from(number));
-        }
     }
 
     /// Policies by their documents and ids; nothing where there are none.
@@ -166,8 +236,9 @@ impl<'b> Line<'b> {
     }
 
     fn list<'t>(&mut self, key: &str, texts: impl Iterator<Item = &'t str>) {
-        self.key(key);
-        self.0.push(b'[');
+        self.0.extend_from_slice(b",\"");
+        self.0.extend_from_slice(key.as_bytes());
+        self.0.extend_from_slice(b"\":[");
         for (place, text) in texts.enumerate() {
             if place > 0 {
                 self.0.push(b',');
@@ -180,11 +251,13 @@ impl<'b> Line<'b> {
     }
 }
 
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Writes a text inside quotes. Everything but visible ASCII and ordinary letters is written as `\u….`.
 pub(super) fn escape(buffer: &mut Vec<u8>, text: &str) {
-    // Without a way out in between, so that many bytes are looked at at once.
-    let plain = |b: u8| (b' '..=b'~').contains(&b) & (b != b'"') & (b != b'\\');
-    if text.bytes().fold(true, |all, b| all & plain(b)) {
+    if is_plain(text.as_bytes()) {
         buffer.extend_from_slice(text.as_bytes());
         return;
     }
@@ -203,33 +276,81 @@ pub(super) fn escape(buffer: &mut Vec<u8>, text: &str) {
     }
 }
 
-/// Writes a moment as RFC 3339 in UTC with microseconds; days are turned into a date by Hinnant's `civil_from_days`.
-pub(super) fn stamp(buffer: &mut Vec<u8>, at: Timestamp) {
-    let micros = at.as_micros().clamp(0, 253_402_300_799_999_999);
-    let (seconds, micros) = (micros / 1_000_000, micros % 1_000_000);
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let shifted = days + 719_468;
-    let era = shifted / 146_097;
-    let of_era = shifted % 146_097;
-    let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let mut text = *b"0000-00-00T00:00:00.000000Z";
-    let mut put = |from: usize, width: usize, mut value: i64| {
-        for place in (from..from + width).rev() {
-            text[place] = b'0' + u8::try_from(value % 10).unwrap_or(0);
-            value /= 10;
-        }
+/// Whether a text stands for itself inside quotes: eight bytes are looked at at once (Anderson, "Bit Twiddling Hacks":
+/// whether a word has a byte less than n, more than n, equal to n).
+fn is_plain(text: &[u8]) -> bool {
+    const ONES: u64 = u64::MAX / 255;
+    const HIGHS: u64 = ONES * 128;
+    let bad = |word: u64| {
+        let equal = |byte: u8| {
+            let word = word ^ (ONES * u64::from(byte));
+            word.wrapping_sub(ONES) & !word
+        };
+        let less = word.wrapping_sub(ONES * u64::from(b' ')) & !word;
+        let more = word.wrapping_add(ONES * u64::from(127 - b'~')) | word;
+        (less | more | equal(b'"') | equal(b'\\')) & HIGHS
     };
-    put(0, 4, year);
-    put(5, 2, month);
-    put(8, 2, day);
-    put(11, 2, second / 3_600);
-    put(14, 2, second / 60 % 60);
-    put(17, 2, second % 60);
-    put(20, 6, micros);
-    buffer.extend_from_slice(&text);
+    let (words, rest) = text.as_chunks::<8>();
+    let mut last = [b' '; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let bad_words = words.iter().fold(0, |all, word| all | bad(u64::from_le_bytes(*word)));
+    bad_words | bad(u64::from_le_bytes(last)) == 0
+}
+
+/// Moments as RFC 3339 in UTC with microseconds. Many lines are of one second, so its text is kept.
+#[derive(Debug)]
+pub(super) struct Stamp {
+    second: i64,
+    text: [u8; 27],
+}
+
+impl Default for Stamp {
+    fn default() -> Self {
+        Self { second: 0, text: *b"1970-01-01T00:00:00.000000Z" }
+    }
+}
+
+impl Stamp {
+    pub(super) fn of(&mut self, at: Timestamp) -> &[u8] {
+        let micros = at.as_micros().clamp(0, 253_402_300_799_999_999);
+        let (second, micros) = (micros / 1_000_000, micros % 1_000_000);
+        if second != self.second {
+            self.second = second;
+            self.date_and_time();
+        }
+        put(&mut self.text[20..26], micros);
+        &self.text
+    }
+
+    /// Days are turned into a date by Hinnant's `civil_from_days`.
+    fn date_and_time(&mut self) {
+        let (days, second) = (self.second / 86_400, self.second % 86_400);
+        let shifted = days + 719_468;
+        let era = shifted / 146_097;
+        let of_era = shifted % 146_097;
+        let year_of_era = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+        let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let shifted_month = (5 * of_year + 2) / 153;
+        let day = of_year - (153 * shifted_month + 2) / 5 + 1;
+        let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+        let year = year_of_era + era * 400 + i64::from(month <= 2);
+        for (place, value) in [
+            (0..4, year),
+            (5..7, month),
+            (8..10, day),
+            (11..13, second / 3_600),
+            (14..16, second / 60 % 60),
+            (17..19, second % 60),
+        ] {
+            put(&mut self.text[place], value);
+        }
+    }
+}
+
+/// Writes a number with as many digits as there is room for.
+fn put(room: &mut [u8], mut value: i64) {
+    for digit in room.iter_mut().rev() {
+        *digit = b'0' + u8::try_from(value % 10).unwrap_or(0);
+        value /= 10;
+    }
 }

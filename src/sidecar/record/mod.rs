@@ -33,6 +33,7 @@ use crate::domain::time::{Clock, Now, Timestamp};
 use crate::guardrail::Rule;
 use crate::sidecar::reason::{Decision, Reason};
 
+use line::Lines;
 use metrics::RecordMetrics;
 use spool::Spool;
 pub use uses::Used;
@@ -257,7 +258,7 @@ pub struct WorkerRecorder {
 /// Lines that wait to be written.
 #[derive(Debug)]
 struct Buffer {
-    lines: Vec<u8>,
+    lines: Lines,
     /// Bytes of this worker that were written so far.
     written: u64,
     uses: Uses,
@@ -308,7 +309,7 @@ impl Recorder {
             prefix: format!("{:016x}", u64::from_le_bytes(random)).into(),
             next: AtomicU64::new(0),
             buffer: Mutex::new(Buffer {
-                lines: Vec::with_capacity(BUFFER_FULL + 4096),
+                lines: Lines::with_capacity(BUFFER_FULL + 4096),
                 written: 0,
                 uses: Uses::default(),
             }),
@@ -400,11 +401,11 @@ impl Recorder {
         if buffer.lines.is_empty() {
             return Ok(());
         }
-        match self.spool.append(&buffer.lines) {
+        match self.spool.append(buffer.lines.as_bytes()) {
             Ok(()) => {
                 if self.settings.access_log == AccessLog::Stdout {
                     // A log that nobody reads stops nothing.
-                    let _ = std::io::stdout().lock().write_all(&buffer.lines);
+                    let _ = std::io::stdout().lock().write_all(buffer.lines.as_bytes());
                 }
                 buffer.written = buffer.end();
                 buffer.lines.clear();
@@ -448,7 +449,7 @@ impl WorkerRecorder {
         }
         let end = {
             let mut buffer = self.buffer();
-            line::intent(&mut buffer.lines, recorder.sequence.fetch_add(1, Ordering::Relaxed), intent);
+            buffer.lines.intent(recorder.sequence.fetch_add(1, Ordering::Relaxed), intent);
             buffer.end()
         };
         // Whatever else is ready in this turn puts its line beside ours; the first to come back writes them all.
@@ -478,7 +479,7 @@ impl WorkerRecorder {
         {
             buffer.uses.note(grant, wall, 0);
         }
-        line::call(&mut buffer.lines, recorder.sequence.fetch_add(1, Ordering::Relaxed), uptime, &catalogue, outcome);
+        buffer.lines.call(recorder.sequence.fetch_add(1, Ordering::Relaxed), uptime, &catalogue, outcome);
         if buffer.lines.len() >= BUFFER_FULL {
             let _ = recorder.write(&mut buffer);
         }

@@ -211,11 +211,10 @@ fn a_link_in_place_of_a_record_file_is_not_followed() {
 
 #[test]
 fn stamps_are_what_a_library_says() {
+    let mut stamp = line::Stamp::default();
     for seconds in [0, 1, 951_782_399, 951_782_400, 1_709_164_800, 1_794_700_800, 4_102_444_799, 253_370_764_800] {
-        let at = Timestamp::from_seconds(seconds);
-        let mut text = Vec::new();
-        line::stamp(&mut text, at);
-        let text = String::from_utf8(text).unwrap();
+        let at = Timestamp::from_micros(seconds * 1_000_000 + seconds % 999_983);
+        let text = String::from_utf8(stamp.of(at).to_vec()).unwrap();
         assert_eq!(Timestamp::parse(&text), Ok(at), "{text}");
     }
 }
@@ -225,11 +224,12 @@ proptest! {
     #[test]
     fn a_record_is_one_line_of_json(path in "\\PC*|(.|\n|\r|\u{1b}|\u{85}|\u{2028}){0,20}", peer in any::<String>()) {
         with_outcome(&path, &peer, |outcome| {
-            let mut buffer = Vec::new();
-            line::call(&mut buffer, 1, Uptime::from_micros(1), &Catalogue::default(), outcome);
+            let mut lines = Lines::with_capacity(0);
+            lines.call(1, Uptime::from_micros(1), &Catalogue::default(), outcome);
+            let buffer = lines.as_bytes();
             assert_eq!(buffer.iter().filter(|b| **b == b'\n').count(), 1);
-            assert!(!String::from_utf8(buffer.clone()).unwrap().trim_end().chars().any(char::is_control));
-            let value: serde_json::Value = serde_json::from_slice(&buffer).unwrap();
+            assert!(!std::str::from_utf8(buffer).unwrap().trim_end().chars().any(char::is_control));
+            let value: serde_json::Value = serde_json::from_slice(buffer).unwrap();
             assert_eq!(&value["path"], &path);
             assert_eq!(&value["peer"], &peer);
         });
