@@ -109,8 +109,8 @@ enum PatternKind {
     Literal,
     /// A literal of this many bytes, its last a `/` (or none), then `**`.
     LiteralTail { prefix: usize },
-    /// `*` inside segments.
-    Segments { tail: bool },
+    /// `*` inside segments; the first of these segments begins after so many bytes.
+    Segments { tail: bool, literal: usize },
 }
 
 impl ResourcePattern {
@@ -147,7 +147,10 @@ impl ResourcePattern {
         let kind = match (body.contains('*'), tail) {
             (false, false) => PatternKind::Literal,
             (false, true) => PatternKind::LiteralTail { prefix: body.len() },
-            (true, tail) => PatternKind::Segments { tail },
+            (true, tail) => {
+                let star = body.find('*').unwrap_or_default();
+                PatternKind::Segments { tail, literal: body[..star].rfind('/').map_or(0, |slash| slash + 1) }
+            }
         };
         Ok(Self { text: Arc::from(text), kind })
     }
@@ -163,19 +166,23 @@ impl ResourcePattern {
         match (self.kind, resource.extent()) {
             (PatternKind::Literal, Extent::Exact) => *self.text == *text,
             // What lies under a text is without bound; a pattern without a tail never holds all of it.
-            (PatternKind::Literal | PatternKind::Segments { tail: false }, Extent::Under) => false,
+            (PatternKind::Literal | PatternKind::Segments { tail: false, .. }, Extent::Under) => false,
             (PatternKind::LiteralTail { prefix }, Extent::Exact) => {
                 text.len() > prefix && text.as_bytes().starts_with(&self.text.as_bytes()[..prefix])
             }
             (PatternKind::LiteralTail { prefix }, Extent::Under) => {
                 text.as_bytes().starts_with(&self.text.as_bytes()[..prefix])
             }
-            (PatternKind::Segments { tail }, extent) => self.covers_by_segment(text, tail, extent),
+            (PatternKind::Segments { tail, literal }, extent) => match text.strip_prefix(&self.text[..literal]) {
+                Some(rest) => self.covers_by_segment(literal, rest, tail, extent),
+                None => false,
+            },
         }
     }
 
-    fn covers_by_segment(&self, text: &str, tail: bool, extent: Extent) -> bool {
-        let body = if tail { &self.text[..self.text.len() - 3] } else { &*self.text };
+    /// Whether `text` is inside what stands after so many bytes of the pattern, where a segment begins.
+    fn covers_by_segment(&self, from: usize, text: &str, tail: bool, extent: Extent) -> bool {
+        let body = if tail { &self.text[from..self.text.len() - 3] } else { &self.text[from..] };
         let mut rest = Some(text);
         for pattern in body.split('/') {
             let Some(current) = rest else { return false };
@@ -183,7 +190,7 @@ impl ResourcePattern {
                 Some((segment, after)) => (segment, Some(after)),
                 None => (current, None),
             };
-            if !segment_matches(pattern.as_bytes(), segment.as_bytes()) {
+            if pattern != "*" && !segment_matches(pattern.as_bytes(), segment.as_bytes()) {
                 return false;
             }
             rest = after;
@@ -359,6 +366,24 @@ mod tests {
                 if p.covers(&Resource::under(base.as_str())) && !within.ends_with('/') && !within.is_empty() {
                     prop_assert!(p.covers(&Resource::exact(within.as_str())), "{p} holds {base}** and not {within}");
                 }
+            }
+        }
+
+        /// However a pattern is looked at, it covers what its segments one by one say.
+        #[test]
+        fn a_pattern_covers_what_its_segments_do(p in "[ab*]{1,2}(/[ab*]{1,3}){0,2}(/\\*\\*)?|\\*\\*", r in "[ab]{0,2}(/[ab]{0,2}){0,3}") {
+            if let Ok(pattern) = ResourcePattern::new(&p) {
+                let (body, tail) = match p.rsplit_once('/') {
+                    _ if p == "**" => ("", true),
+                    Some((body, "**")) => (body, true),
+                    _ => (&*p, false),
+                };
+                let ours: Vec<&str> = if body.is_empty() { Vec::new() } else { body.split('/').collect() };
+                let theirs: Vec<&str> = r.split('/').collect();
+                let each = ours.iter().zip(&theirs).all(|(o, t)| segment_matches(o.as_bytes(), t.as_bytes()));
+                let rest = theirs.get(ours.len()..).unwrap_or_default().join("/");
+                let length = if tail { theirs.len() > ours.len() && !rest.is_empty() } else { theirs.len() == ours.len() };
+                prop_assert_eq!(pattern.covers(&Resource::exact(&*r)), each && length, "{} covers {}", p, r);
             }
         }
 

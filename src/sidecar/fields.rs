@@ -19,6 +19,9 @@ pub fn passes(name: &HeaderName) -> bool {
     ) {
         return true;
     }
+    if matches!(*name, header::HOST | header::AUTHORIZATION | header::CONTENT_LENGTH | header::CONNECTION) {
+        return false;
+    }
     let text = name.as_str();
     if text.contains('_') {
         return !is_reserved(&text.replace('_', "-"));

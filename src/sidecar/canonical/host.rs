@@ -2,15 +2,16 @@
 
 use std::net::SocketAddr;
 
-use http::header::{HOST, HeaderMap};
 use http::{Uri, Version};
 
-use super::Malformed;
+use super::{Malformed, Once};
 
 /// The names a backend is known under on one listener.
 #[derive(Debug, Clone)]
 pub struct Hosts {
     names: Vec<Name>,
+    /// The same as most callers write them.
+    spelled: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,14 @@ struct Name {
     /// Which port the request must name; any of these, or none.
     ports: Vec<u16>,
     portless: bool,
+}
+
+impl Name {
+    /// What a caller may write for it, in lower case.
+    fn spelled(&self) -> impl Iterator<Item = String> {
+        let with_port = self.ports.iter().map(|port| format!("{}:{port}", self.host));
+        with_port.chain(self.portless.then(|| self.host.clone()))
+    }
 }
 
 impl Hosts {
@@ -50,7 +59,8 @@ impl Hosts {
                 }
             }
         }
-        Ok(Self { names })
+        let spelled = names.iter().flat_map(Name::spelled).collect();
+        Ok(Self { names, spelled })
     }
 
     /// One of them.
@@ -59,6 +69,11 @@ impl Hosts {
             Some(port) if !name.portless => format!("{}:{port}", name.host),
             _ => name.host.clone(),
         })
+    }
+
+    /// Whether an authority is one of these to the letter. What is not may still be, in another spelling.
+    fn has_spelled(&self, authority: &str) -> bool {
+        self.spelled.iter().any(|name| name == authority)
     }
 
     /// Whether an authority is one of these.
@@ -94,13 +109,11 @@ fn split(authority: &str) -> Option<(&str, Option<u16>)> {
 }
 
 /// Host and target, or `:authority` and `Host`, name one and the same authority, and it is one of `hosts`.
-pub(super) fn check(uri: &Uri, headers: &HeaderMap, version: Version, hosts: &Hosts) -> Result<(), Malformed> {
-    let mut fields = headers.get_all(HOST).iter();
-    let field = fields.next();
-    if fields.next().is_some() {
+pub(super) fn check(uri: &Uri, field: Once<'_>, version: Version, hosts: &Hosts) -> Result<(), Malformed> {
+    if field.again {
         return Err(Malformed::Host);
     }
-    let field = field.map(|value| value.to_str()).transpose().map_err(|_| Malformed::Host)?;
+    let field = field.value.map(|value| value.to_str()).transpose().map_err(|_| Malformed::Host)?;
     let target = uri.authority().map(|authority| authority.as_str());
     if version == Version::HTTP_2 && uri.scheme().is_some_and(|s| !matches!(s.as_str(), "http" | "https")) {
         return Err(Malformed::TargetForm);
@@ -113,8 +126,30 @@ pub(super) fn check(uri: &Uri, headers: &HeaderMap, version: Version, hosts: &Ho
         (None, Some(field)) => field,
         (Some(_) | None, None) => return Err(Malformed::Host),
     };
+    if hosts.has_spelled(authority) {
+        return Ok(());
+    }
     if split(authority).is_none() {
         return Err(Malformed::Host);
     }
     if hosts.has(authority) { Ok(()) } else { Err(Malformed::Misdirected) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_to_the_letter_is_well_formed_and_known() {
+        let configured = ["Shop.Test".to_owned(), "b.test:8443".to_owned(), "[2001:db8::1]".to_owned()];
+        for listener in [None, Some("127.0.0.1:8080"), Some("[::]:443"), Some("192.0.2.7:80")] {
+            let listener = listener.map(|text| text.parse().unwrap());
+            let hosts = Hosts::new(&configured, listener).unwrap();
+            assert!(hosts.has_spelled("shop.test") && hosts.has("SHOP.test") && !hosts.has_spelled("SHOP.test"));
+            assert!(hosts.has_spelled("b.test:8443") && !hosts.has_spelled("b.test"));
+            for name in &hosts.spelled {
+                assert!(split(name).is_some() && hosts.has(name), "{name}");
+            }
+        }
+    }
 }

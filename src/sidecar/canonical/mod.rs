@@ -20,7 +20,7 @@ use http::uri::PathAndQuery;
 use http::{Method, StatusCode, Version};
 use percent_encoding::percent_decode_str;
 
-use crate::sidecar::fields;
+use crate::sidecar::fields::{is_grpc, passes};
 use crate::sidecar::reason::Reason;
 
 pub use host::Hosts;
@@ -248,9 +248,10 @@ pub fn canonicalise(head: Parts, rules: &Rules) -> Result<Canonical, Malformed> 
         return Err(Malformed::Version);
     }
     check_method(&method)?;
-    let connection = check_fields(&headers, version, rules)?;
-    let body = body_length(&headers, version)?;
-    host::check(&uri, &headers, version, &rules.hosts)?;
+    let fields = Fields::read(&headers, rules)?;
+    let connection = fields.check(&headers, version)?;
+    let body = fields.body_length(version)?;
+    host::check(&uri, fields.host, version, &rules.hosts)?;
     let given = uri.into_parts().path_and_query.ok_or(Malformed::TargetForm)?;
     if given.as_str().len() > rules.target_bytes_max {
         return Err(Malformed::TargetTooLong);
@@ -260,7 +261,7 @@ pub fn canonicalise(head: Parts, rules: &Rules) -> Result<Canonical, Malformed> 
     }
     let (target, segments) = path::canonical(given, rules.relaxations)?;
     let upgrade = connection.upgrade && is_websocket(&method, version, &headers);
-    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(fields::is_grpc);
+    let grpc = fields.kind.value.is_some_and(is_grpc);
     Ok(Canonical { method, target, segments, headers, body, upgrade, grpc })
 }
 
@@ -279,30 +280,108 @@ struct ConnectionAsks {
     upgrade: bool,
 }
 
-fn check_fields(headers: &HeaderMap, version: Version, rules: &Rules) -> Result<ConnectionAsks, Malformed> {
-    if headers.len() > HEADERS_MAX {
-        return Err(Malformed::TooManyFields);
+/// The fields that the one reading depends on, found in one look over all of them.
+#[derive(Debug, Default)]
+struct Fields<'h> {
+    host: Once<'h>,
+    authorization: Once<'h>,
+    kind: Once<'h>,
+    coding: Once<'h>,
+    expectation: Once<'h>,
+    length: Once<'h>,
+    transfer: Once<'h>,
+    connection: Once<'h>,
+}
+
+/// A field, and whether it stands there more than once.
+#[derive(Debug, Clone, Copy, Default)]
+struct Once<'h> {
+    value: Option<&'h HeaderValue>,
+    again: bool,
+}
+
+impl<'h> Once<'h> {
+    fn see(&mut self, value: &'h HeaderValue) {
+        self.again |= self.value.is_some();
+        self.value = Some(value);
     }
-    for name in headers.keys() {
-        check_name(name, rules.relaxations)?;
+}
+
+impl<'h> Fields<'h> {
+    fn read(headers: &'h HeaderMap, rules: &Rules) -> Result<Self, Malformed> {
+        if headers.len() > HEADERS_MAX {
+            return Err(Malformed::TooManyFields);
+        }
+        let mut fields = Self::default();
+        for (name, value) in headers {
+            let field = match *name {
+                header::HOST => &mut fields.host,
+                header::AUTHORIZATION => &mut fields.authorization,
+                header::CONTENT_TYPE => &mut fields.kind,
+                header::CONTENT_ENCODING => &mut fields.coding,
+                header::EXPECT => &mut fields.expectation,
+                header::CONTENT_LENGTH => &mut fields.length,
+                header::TRANSFER_ENCODING => &mut fields.transfer,
+                header::CONNECTION => &mut fields.connection,
+                header::ACCEPT | header::ACCEPT_ENCODING | header::USER_AGENT => continue,
+                _ => {
+                    check_name(name, rules.relaxations)?;
+                    continue;
+                }
+            };
+            field.see(value);
+        }
+        Ok(fields)
     }
-    for name in [header::AUTHORIZATION, header::CONTENT_TYPE, header::EXPECT, header::CONTENT_ENCODING] {
-        let mut values = headers.get_all(name).iter();
-        if values.next().is_some() && values.next().is_some() {
+
+    fn check(&self, headers: &HeaderMap, version: Version) -> Result<ConnectionAsks, Malformed> {
+        if [&self.authorization, &self.kind, &self.expectation, &self.coding].iter().any(|field| field.again) {
             return Err(Malformed::DuplicateField);
         }
+        let expectation = self.expectation.value;
+        if expectation.is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+            return Err(Malformed::Expectation);
+        }
+        let mut asks = ConnectionAsks::default();
+        if self.connection.value.is_some() {
+            if version == Version::HTTP_2 {
+                return Err(Malformed::Framing);
+            }
+            for value in headers.get_all(header::CONNECTION) {
+                check_connection(value, &mut asks)?;
+            }
+        }
+        Ok(asks)
     }
-    if headers.get(header::EXPECT).is_some_and(|value| !value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
-        return Err(Malformed::Expectation);
-    }
-    let mut asks = ConnectionAsks::default();
-    for value in headers.get_all(header::CONNECTION) {
-        if version == Version::HTTP_2 {
+
+    /// RFC 9112 section 6, without its leniences.
+    fn body_length(&self, version: Version) -> Result<BodyLength, Malformed> {
+        if self.length.again || self.transfer.again {
             return Err(Malformed::Framing);
         }
-        check_connection(value, &mut asks)?;
+        match (self.length.value, self.transfer.value) {
+            (Some(_), Some(_)) => Err(Malformed::Framing),
+            (None, Some(coding)) => {
+                let chunked = version == Version::HTTP_11 && coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+                if chunked { Ok(BodyLength::Chunked) } else { Err(Malformed::Framing) }
+            }
+            (Some(length), None) => exact_length(length),
+            (None, None) if version == Version::HTTP_2 => Ok(BodyLength::Chunked),
+            (None, None) => Ok(BodyLength::None),
+        }
     }
-    Ok(asks)
+}
+
+fn exact_length(length: &HeaderValue) -> Result<BodyLength, Malformed> {
+    let digits = length.as_bytes();
+    if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
+        return Err(Malformed::Framing);
+    }
+    let length = digits.iter().fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    if i64::try_from(length).is_err() {
+        return Err(Malformed::Framing);
+    }
+    Ok(if length == 0 { BodyLength::None } else { BodyLength::Exact(length) })
 }
 
 fn check_name(name: &HeaderName, relaxations: Relaxations) -> Result<(), Malformed> {
@@ -342,7 +421,7 @@ fn check_connection(value: &HeaderValue, asks: &mut ConnectionAsks) -> Result<()
         match name.as_str() {
             "upgrade" => asks.upgrade = true,
             "close" | "keep-alive" | "te" | "trailer" | "proxy-connection" | "http2-settings" => {}
-            _ if !fields::passes(&name) => return Err(Malformed::ConnectionNames),
+            _ if !passes(&name) => return Err(Malformed::ConnectionNames),
             "content-type" | "content-encoding" | "accept" | "range" | "if-match" | "if-none-match" => {
                 return Err(Malformed::ConnectionNames);
             }
@@ -350,36 +429,6 @@ fn check_connection(value: &HeaderValue, asks: &mut ConnectionAsks) -> Result<()
         }
     }
     Ok(())
-}
-
-/// RFC 9112 section 6, without its leniences.
-fn body_length(headers: &HeaderMap, version: Version) -> Result<BodyLength, Malformed> {
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let (length, coding) = (lengths.next(), codings.next());
-    if lengths.next().is_some() || codings.next().is_some() {
-        return Err(Malformed::Framing);
-    }
-    match (length, coding) {
-        (Some(_), Some(_)) => Err(Malformed::Framing),
-        (None, Some(coding)) => {
-            let chunked = version == Version::HTTP_11 && coding.as_bytes().eq_ignore_ascii_case(b"chunked");
-            if chunked { Ok(BodyLength::Chunked) } else { Err(Malformed::Framing) }
-        }
-        (Some(length), None) => {
-            let digits = length.as_bytes();
-            if digits.is_empty() || digits.len() > 19 || !digits.iter().all(u8::is_ascii_digit) {
-                return Err(Malformed::Framing);
-            }
-            let length = digits.iter().fold(0u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
-            if i64::try_from(length).is_err() {
-                return Err(Malformed::Framing);
-            }
-            Ok(if length == 0 { BodyLength::None } else { BodyLength::Exact(length) })
-        }
-        (None, None) if version == Version::HTTP_2 => Ok(BodyLength::Chunked),
-        (None, None) => Ok(BodyLength::None),
-    }
 }
 
 /// RFC 6455 section 4.1.

@@ -8,13 +8,19 @@ use smallvec::SmallVec;
 use super::{Malformed, QUERY_PAIRS_MAX, Relaxations};
 
 /// Where the segments of a path lie in its text.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Segments(SmallVec<[(u32, u32); 12]>);
 
 impl Segments {
     /// The ranges, in order.
     pub fn iter(&self) -> impl Iterator<Item = Range<usize>> + Clone + '_ {
         self.0.iter().map(|(from, to)| *from as usize..*to as usize)
+    }
+
+    /// Adds one; none where it lies further than any target reaches.
+    fn push(&mut self, from: usize, to: usize) -> Option<()> {
+        self.0.push((u32::try_from(from).ok()?, u32::try_from(to).ok()?));
+        Some(())
     }
 }
 
@@ -31,6 +37,9 @@ pub(super) fn canonical(given: PathAndQuery, relaxations: Relaxations) -> Result
     if path == "/" {
         return Ok((given, Segments::default()));
     }
+    if let Some(segments) = plain(path) {
+        return Ok((given, segments));
+    }
     let rewritten = rewrite(path, relaxations)?;
     let target = match rewritten {
         None => given,
@@ -45,6 +54,52 @@ pub(super) fn canonical(given: PathAndQuery, relaxations: Relaxations) -> Result
     let segments = check_segments(target.path(), relaxations)?;
     Ok((target, segments))
 }
+
+/// Where the segments of a path lie, if nothing in it could have another spelling or meaning.
+fn plain(path: &str) -> Option<Segments> {
+    let mut segments = Segments::default();
+    let mut from = 1;
+    let bytes = path.as_bytes();
+    for (at, byte) in bytes.iter().enumerate().skip(1) {
+        match PLAIN[usize::from(*byte)] {
+            Plain::Stays => {}
+            Plain::Ends if at > from => {
+                segments.push(from, at)?;
+                from = at + 1;
+            }
+            Plain::Ends | Plain::Not => return None,
+        }
+    }
+    if bytes.len() == from {
+        return None;
+    }
+    segments.push(from, bytes.len())?;
+    Some(segments)
+}
+
+/// What a byte is in a path that is plain.
+#[derive(Clone, Copy)]
+enum Plain {
+    /// One of a segment.
+    Stays,
+    /// The end of a segment.
+    Ends,
+    /// Nothing that a plain path has: escapes, parameters, what is refused; and dots, which may be a segment of their own.
+    Not,
+}
+
+const PLAIN: [Plain; 256] = {
+    let mut table = [Plain::Not; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'~' | b':' | b'@') {
+            table[byte as usize] = Plain::Stays;
+        }
+        byte += 1;
+    }
+    table[b'/' as usize] = Plain::Ends;
+    table
+};
 
 fn check_query(query: Option<&str>) -> Result<(), Malformed> {
     let Some(query) = query else { return Ok(()) };
@@ -135,8 +190,7 @@ fn check_segments(path: &str, relaxations: Relaxations) -> Result<Segments, Malf
             check_escapes(segment)?;
         }
         let to = from + segment.len();
-        let place = |n: usize| u32::try_from(n).map_err(|_| Malformed::TargetTooLong);
-        segments.0.push((place(from)?, place(to)?));
+        segments.push(from, to).ok_or(Malformed::TargetTooLong)?;
         from = to + 1;
     }
     Ok(segments)
@@ -160,4 +214,32 @@ fn is_folded(c: char) -> bool {
         '\u{ff0e}' | '\u{ff0f}' | '\u{ff3c}' | '\u{2024}'
             ..='\u{2026}' | '\u{2215}' | '\u{2044}' | '\u{29f8}' | '\u{17f}' | '\u{212a}' | '\u{130}' | '\u{131}'
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// The quick look at a path sees what the thorough one does, or nothing.
+        #[test]
+        fn what_is_plain_is_canonical(path in "/[aZ0:@~_/.%;é-]{0,20}|(/[aZ0:@~_-]{0,3}){1,5}") {
+            for encoded_slash_keep in [false, true] {
+                let relaxations = Relaxations { encoded_slash_keep, path_params_keep: encoded_slash_keep, ..Relaxations::default() };
+                if let Some(segments) = plain(&path) {
+                    prop_assert_eq!(rewrite(&path, relaxations), Ok(None));
+                    prop_assert_eq!(check_segments(&path, relaxations), Ok(segments));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn most_paths_are_plain() {
+        assert_eq!(plain("/api/queues/orders").unwrap().iter().count(), 3);
+        for other in ["/", "/a/", "/a//b", "/a/..", "/a%2Fb", "/a;b", "/a/b.json"] {
+            assert_eq!(plain(other), None, "{other}");
+        }
+    }
 }

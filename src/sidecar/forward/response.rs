@@ -58,19 +58,20 @@ pub fn filter_head(
         answer.sender = None;
         return Err(Reason::UpstreamInvalid);
     }
-    let headers = answer.response.headers_mut();
-    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
+    let seen = Seen::of(answer.response.headers());
+    if seen.transfer_encoding && seen.content_length {
         answer.sender = None;
         return Err(Reason::UpstreamInvalid);
     }
-    if is_connection_authentication(headers) {
+    if seen.connection_authentication {
         // What the connection now stands for belongs to this call alone.
         answer.sender = None;
     }
     if lease.is_some() && matches!(status.as_u16(), 401 | 407) {
         return Err(Reason::UpstreamAuthFailed);
     }
-    strip(headers, |name| {
+    let headers = answer.response.headers_mut();
+    strip(headers, seen.connection, |name| {
         *name == header::PROXY_AUTHENTICATE
             || (lease.is_some()
                 && (*name == header::WWW_AUTHENTICATE || (*name == header::SET_COOKIE && !rules.set_cookie_keep)))
@@ -84,19 +85,44 @@ pub fn filter_head(
     Ok(())
 }
 
-fn is_connection_authentication(headers: &HeaderMap) -> bool {
-    headers.get_all(header::WWW_AUTHENTICATE).iter().any(|value| {
-        let scheme = value.as_bytes().split(|b| *b == b' ').next().unwrap_or_default();
-        scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
-    })
+/// What an answer's head holds that decides what becomes of it, found in one look.
+#[derive(Debug, Default)]
+struct Seen {
+    transfer_encoding: bool,
+    content_length: bool,
+    connection: bool,
+    connection_authentication: bool,
 }
 
-/// Takes out what is for the connection and what `more` names, in one look over the fields.
-fn strip(headers: &mut HeaderMap, more: impl Fn(&HeaderName) -> bool) {
+impl Seen {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for (name, value) in headers {
+            match *name {
+                header::TRANSFER_ENCODING => seen.transfer_encoding = true,
+                header::CONTENT_LENGTH => seen.content_length = true,
+                header::CONNECTION => seen.connection = true,
+                header::WWW_AUTHENTICATE => seen.connection_authentication |= authenticates_connection(value),
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
+fn authenticates_connection(value: &HeaderValue) -> bool {
+    let scheme = value.as_bytes().split(|b| *b == b' ').next().unwrap_or_default();
+    scheme.eq_ignore_ascii_case(b"ntlm") || scheme.eq_ignore_ascii_case(b"negotiate")
+}
+
+/// Takes out what is for the connection, what `Connection` names where there is one, and what `more` names.
+fn strip(headers: &mut HeaderMap, connection: bool, more: impl Fn(&HeaderName) -> bool) {
     let mut out: SmallVec<[HeaderName; 4]> = SmallVec::new();
-    for value in headers.get_all(header::CONNECTION) {
-        let named = value.as_bytes().split(|b| *b == b',');
-        out.extend(named.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok()));
+    if connection {
+        for value in headers.get_all(header::CONNECTION) {
+            let named = value.as_bytes().split(|b| *b == b',');
+            out.extend(named.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok()));
+        }
     }
     out.extend(headers.keys().filter(|name| is_hop_by_hop(name) || more(name)).cloned());
     for name in out {
@@ -293,20 +319,30 @@ impl DownstreamBody {
     /// Why the caller must not get it, and the record of the call.
     pub async fn gather(self) -> Result<Self, (Reason, Box<CallRecord>)> {
         let Self::Passing(mut passing) = self else { return Ok(self) };
-        let mut all = BytesMut::new();
+        let mut all = Bytes::new();
         while !passing.over {
             match std::future::poll_fn(|cx| passing.poll_piece(cx)).await {
                 Some(Ok(frame)) => {
                     if let Ok(piece) = frame.into_data() {
-                        all.extend_from_slice(&piece);
+                        all = joined(all, piece);
                     }
                 }
                 Some(Err(cut)) => return Err((cut.reason, passing.record)),
                 None => break,
             }
         }
-        Ok(Self::Whole(Some(all.freeze())))
+        Ok(Self::Whole(Some(all)))
     }
+}
+
+/// Two pieces of a body as one; most short bodies come in one.
+fn joined(first: Bytes, then: Bytes) -> Bytes {
+    if first.is_empty() {
+        return then;
+    }
+    let mut all = BytesMut::from(first);
+    all.extend_from_slice(&then);
+    all.freeze()
 }
 
 impl Passing {

@@ -68,7 +68,11 @@ pub fn inject(
     passage: Passage<'_>,
     lease: Option<&Lease>,
 ) -> Result<Injected, InjectError> {
-    strip(&mut headers);
+    // What is put in its place need not be taken out first.
+    let replaced = |name: &HeaderName| {
+        *name == header::HOST || lease.is_some_and(|lease| lease.headers().iter().any(|(ours, _)| ours == name))
+    };
+    strip(&mut headers, replaced);
     if passage.grpc {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
@@ -89,8 +93,8 @@ pub fn inject(
     Ok(Injected { method, target, headers })
 }
 
-/// Takes out what must not reach the backend from a caller.
-fn strip(headers: &mut HeaderMap) {
+/// Takes out what must not reach the backend from a caller, but for what `stays` because it is written over.
+fn strip(headers: &mut HeaderMap, stays: impl Fn(&HeaderName) -> bool) {
     let mut out: SmallVec<[HeaderName; 8]> = SmallVec::new();
     for value in headers.get_all(header::CONNECTION) {
         // Whatever a caller names as hop-by-hop is; the canonicaliser refused the names it must not name.
@@ -101,7 +105,7 @@ fn strip(headers: &mut HeaderMap) {
         }
     }
     for name in headers.keys() {
-        if !passes(name) {
+        if !passes(name) && !stays(name) {
             out.push(name.clone());
         }
     }
