@@ -115,10 +115,12 @@ impl Upstream {
             principal: permit.principal().clone(),
             lease: lease.map_or(0, Lease::serial),
         };
+        // It is handed on many times.
+        let request = Box::new(self.request(injected, body));
         tokio::select! {
             biased;
             reason = permit.ended(Watcher::Head) => Err(SendError::Ended(reason)),
-            answer = self.try_send(pool, permit, key, injected, body) => match answer {
+            answer = self.try_send(pool, permit, key, request) => match answer {
                 // A body that failed ended the call and so names the reason better than what it did to the connection.
                 Err(error) => Err(permit.confirm().err().map_or(error, SendError::Ended)),
                 Ok(answer) => Ok(answer),
@@ -131,10 +133,8 @@ impl Upstream {
         pool: &Pool,
         permit: &Permit,
         key: PoolKey,
-        injected: Injected,
-        body: UpstreamBody,
+        mut request: Box<Request<UpstreamBody>>,
     ) -> Result<Answer, SendError> {
-        let mut request = self.request(injected, body);
         // A kept connection may have died unseen. A request it did not take at all comes back and is sent again; one that
         // it took is sent again only if doing it twice is doing it once, and only over a connection of its own.
         while let Some((sender, idle)) = pool.take(&key, self.timeouts.idle) {
@@ -142,7 +142,7 @@ impl Upstream {
             permit.confirm_and_wait(self.timeouts.first_byte).map_err(SendError::Ended)?;
             match send_over(sender, request).await {
                 Ok((response, sender)) => return Ok(Answer { response, sender, key }),
-                Err(Failed::NotSent(back)) => request = *back,
+                Err(Failed::NotSent(back)) => request = back,
                 Err(Failed::Sent(error)) => match spare {
                     Some(again) if error.is_incomplete_message() || error.is_canceled() || is_io(&error) => {
                         request = again;
@@ -153,7 +153,8 @@ impl Upstream {
             }
         }
         permit.wait_at_most(self.timeouts.connect);
-        let sender = self.open(pool, &key).await.map_err(SendError::Unreachable)?;
+        // Apart, because most requests open none and all keep the room.
+        let sender = Box::pin(self.open(pool, &key)).await.map_err(SendError::Unreachable)?;
         // INVARIANT: connecting takes time; what was decided before is decided again before the credential leaves.
         permit.confirm_and_wait(self.timeouts.first_byte).map_err(SendError::Ended)?;
         match send_over(sender, request).await {
@@ -235,23 +236,23 @@ enum Failed {
 
 async fn send_over(
     sender: Sender,
-    request: Request<UpstreamBody>,
+    request: Box<Request<UpstreamBody>>,
 ) -> Result<(Response<Incoming>, Option<Sender>), Failed> {
     match sender {
         Sender::Http1(mut sender) => {
             if sender.ready().await.is_err() {
-                return Err(Failed::NotSent(Box::new(request)));
+                return Err(Failed::NotSent(request));
             }
-            match sender.try_send_request(request).await {
+            match sender.try_send_request(*request).await {
                 Ok(response) => Ok((response, Some(Sender::Http1(sender)))),
                 Err(mut error) => Err(failed(error.take_message(), error.into_error())),
             }
         }
         Sender::Http2(mut sender) => {
             if sender.ready().await.is_err() {
-                return Err(Failed::NotSent(Box::new(request)));
+                return Err(Failed::NotSent(request));
             }
-            match sender.try_send_request(request).await {
+            match sender.try_send_request(*request).await {
                 Ok(response) => Ok((response, None)),
                 Err(mut error) => Err(failed(error.take_message(), error.into_error())),
             }
@@ -272,7 +273,7 @@ fn is_io(error: &hyper::Error) -> bool {
 
 /// The same request once more, where sending it twice does what sending it once does (RFC 9110 section 9.2.2) and there is
 /// no body that is gone.
-fn replay(request: &Request<UpstreamBody>) -> Option<Request<UpstreamBody>> {
+fn replay(request: &Request<UpstreamBody>) -> Option<Box<Request<UpstreamBody>>> {
     let idempotent =
         matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE);
     let body = match request.body() {
@@ -287,7 +288,7 @@ fn replay(request: &Request<UpstreamBody>) -> Option<Request<UpstreamBody>> {
         *again.version_mut() = request.version();
         let headers: &HeaderMap = request.headers();
         *again.headers_mut() = headers.clone();
-        again
+        Box::new(again)
     })
 }
 
