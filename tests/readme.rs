@@ -60,12 +60,25 @@ fn check_prints_what_readme_shows() {
     assert_eq!(printed, shown);
 }
 
+/// What a heading of Markdown is pointed to by.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().chars();
+    let kept = kept.filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
+}
+
 #[test]
 fn what_readme_points_to_is_there() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = readme();
     for link in text.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
-        assert!(folder.join(link).exists(), "{link}");
+        let (file, place) = link.split_once('#').map_or((link, None), |(file, place)| (file, Some(place)));
+        assert!(folder.join(file).exists(), "{link}");
+        if let Some(place) = place {
+            let text = std::fs::read_to_string(folder.join(file)).unwrap();
+            let headings = text.lines().filter(|line| line.starts_with('#'));
+            assert!(headings.map(anchor).any(|anchor| anchor == place), "{link}");
+        }
     }
     assert!(text.contains("\nscripts/test "));
     assert!(std::fs::read_to_string(folder.join(".ci/run")).unwrap().contains("scripts/test"));
