@@ -11,9 +11,10 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::clock::SystemClock;
+use super::join::{self, Renewal};
 use super::publish::{Listening, serve_to};
 use super::source::{boot_id, upstreams};
-use super::{LOOK_EVERY, carry, join};
+use super::{LOOK_EVERY, carry};
 use crate::config::{ControlSync, RelayConfig, SyncSigner};
 use crate::domain::id::{BackendName, GrantId};
 use crate::domain::principal::Principal;
@@ -68,6 +69,7 @@ pub async fn follow(config: &RelayConfig) -> anyhow::Result<Following> {
     let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     tasks.spawn(Box::new(source).follow(stop.clone(), Box::new(|| {})));
     if let Some(renewal) = renewal {
+        let renewal = Renewal { status: Arc::clone(&status), ..renewal };
         tasks.spawn(renewal.run(stop.clone()));
     }
     Ok(Following { hub, relay, status, stop, tasks })

@@ -88,8 +88,9 @@ pub(super) async fn open(
             let counting = Counting::Remote(Arc::new(Remote::new(Arc::clone(&upstreams))));
             let source = ControlSource::new(upstreams, about(config)?, sink(), clock, patience);
             let source = source.telling(uses(recorder, decider));
-            let status = Some(source.status());
-            (Opened { source: Box::new(source), status, counting, renewal }, "grants.control".to_owned())
+            let status = source.status();
+            let renewal = renewal.map(|renewal| Renewal { status: Arc::clone(&status), ..renewal });
+            (Opened { source: Box::new(source), status: Some(status), counting, renewal }, "grants.control".to_owned())
         }
     };
     opened.source.first().await.map_err(|error| anyhow!(error)).with_context(|| what)?;
@@ -110,6 +111,7 @@ pub(super) async fn upstreams(
         addresses: servers.addresses.clone(),
         upstreams: Arc::clone(&upstreams),
         clock: Arc::clone(clock),
+        status: Arc::default(),
     };
     Ok((upstreams, Some(renewal)))
 }

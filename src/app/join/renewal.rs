@@ -14,12 +14,15 @@ use zeroize::Zeroizing;
 use super::{Held, Leaf, join_with, keep, request, token};
 use crate::config::{Join, JoinTokenSource};
 use crate::domain::time::{Clock, Timestamp};
-use crate::sync::client::{Address, JoinError, JoinToken, TlsSettings, Upstreams, fraction};
+use crate::sync::client::{Address, JoinError, JoinToken, Status, TlsSettings, Upstreams, fraction};
 use crate::sync::renewal::SignedRenewal;
 use crate::sync::server::Enrolled;
 
 /// How long is slept before the clock is read again: a machine that sleeps too does not count that.
 const NAP: Duration = Duration::from_secs(60);
+
+/// Clocks that are less apart need no second try.
+const CLOCKS_APART: Duration = Duration::from_secs(60);
 
 /// How often a new token is looked for once the certificate is over. It is good for ten minutes.
 const TOKEN_EVERY: Duration = Duration::from_secs(5);
@@ -31,6 +34,16 @@ pub(in crate::app) struct Renewal {
     pub(in crate::app) addresses: Vec<Address>,
     pub(in crate::app) upstreams: Arc<Upstreams>,
     pub(in crate::app) clock: Arc<dyn Clock>,
+    /// What is known of the clock of those who are followed.
+    pub(in crate::app) status: Arc<Status>,
+}
+
+/// By which clocks a renewal is signed, one after the other. Behind a relay it is good for minutes, by the control plane's
+/// clock: where ours and the one that is followed are further apart, one of the two is wrong, and nobody here knows which.
+fn moments(now: Timestamp, ahead_micros: i64) -> impl Iterator<Item = Timestamp> {
+    let theirs = Timestamp::from_micros(now.as_micros().saturating_add(ahead_micros));
+    let apart = Duration::from_micros(ahead_micros.unsigned_abs()) > CLOCKS_APART;
+    std::iter::once(now).chain(apart.then_some(theirs))
 }
 
 /// What came of joining again so far.
@@ -97,9 +110,16 @@ impl Renewal {
     async fn renew(&self, held: &Held) -> anyhow::Result<()> {
         let files = self.join.files();
         let key = KeyPair::generate().context("no key can be made")?;
-        let signed = sign_renewal(&files, held, request(&key)?, self.clock.now().wall)?;
-        let answer = self.upstreams.renew(&signed).await.map_err(|why| anyhow!(why))?;
-        let answer = taken(held, answer)?;
+        let csr = request(&key)?;
+        let mut answer = Err(anyhow!("nobody was asked"));
+        for moment in moments(self.clock.now().wall, self.status.clock_offset_micros()) {
+            let signed = sign_renewal(&files, held, csr.clone(), moment)?;
+            answer = self.upstreams.renew(&signed).await.map_err(|why| anyhow!(why));
+            if answer.is_ok() {
+                break;
+            }
+        }
+        let answer = taken(held, answer?)?;
         let leaf = keep(&files, &key, &answer, self.clock.now().wall)?;
         tracing::info!(sidecar = leaf.name, until = %leaf.until, "the certificate was renewed");
         Ok(())
@@ -190,6 +210,7 @@ mod tests {
             addresses: addresses.clone(),
             upstreams: Upstreams::open(Servers { addresses, tls: None }).unwrap(),
             clock: Arc::new(SystemClock::new()),
+            status: Arc::default(),
         };
         let at = Timestamp::from_seconds;
         let leaf = Leaf { name: String::new(), serves: Vec::new(), key: Vec::new(), from: at(0), until: at(60) };
@@ -205,6 +226,17 @@ mod tests {
         assert!(tried.said.contains("No such file"), "{}", tried.said);
         assert!(tried.refused.unwrap().is(&JoinToken::parse(&text("first")).unwrap()), "only a refusal is one");
     }
+    #[test]
+    fn of_two_clocks_that_differ_both_are_tried() {
+        let at = Timestamp::from_seconds;
+        let tried = |ahead_seconds: i64| moments(at(1_000), ahead_seconds * 1_000_000).collect::<Vec<_>>();
+        assert_eq!(tried(0), [at(1_000)]);
+        assert_eq!(tried(-60), [at(1_000)]);
+        assert_eq!(tried(400), [at(1_000), at(1_400)]);
+        assert_eq!(tried(-400), [at(1_000), at(600)]);
+        assert_eq!(moments(Timestamp::MAX, i64::MAX).count(), 2);
+    }
+
     #[test]
     fn of_an_answer_nothing_is_taken_but_a_certificate_for_the_own_name_and_key() {
         let (folder, now) = (tempfile::tempdir().unwrap(), Timestamp::from_seconds(1_800_000_000));

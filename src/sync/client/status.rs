@@ -32,7 +32,7 @@ impl Status {
     }
 
     /// The same in microseconds.
-    pub(super) fn clock_offset_micros(&self) -> i64 {
+    pub fn clock_offset_micros(&self) -> i64 {
         self.offset_micros.load(Ordering::Relaxed)
     }
 
