@@ -195,7 +195,7 @@ async fn a_server_that_stands_still_is_unavailable_and_then_works_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_text_that_only_one_engine_refuses_harms_nobody_else() {
-    // A key is asked for before anything is judged; a digest is written with the rest, much of it ahead of the last command.
+    // A key is asked for before anything is judged; a digest is written with the rest.
     for (key, digest) in [("a\0b", "body"), ("k", "a\0b")] {
         let [one, _, _] = three(&Postgres::new()).await;
         let mut all = tokio::task::JoinSet::new();

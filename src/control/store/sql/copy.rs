@@ -46,7 +46,7 @@ pub async fn copy(from: &str, to: &str) -> Result<Copied, StoreError> {
     let head = source_view.head().await?;
     let mut tables = Vec::new();
     for (table, columns, keys) in schema::TABLES {
-        let connection = into.connection().await?;
+        let connection = into.connection()?;
         copy_table(&mut source_view.0, connection, table, columns, keys).await?;
         let (there, here) = (count(&mut source_view.0, table).await?, count(connection, table).await?);
         if there != here {
@@ -58,7 +58,7 @@ pub async fn copy(from: &str, to: &str) -> Result<Copied, StoreError> {
         within(sqlx::query("SELECT revision FROM floors WHERE name = 'changes'").fetch_one(&mut *source_view.0));
     let floor = number(&floor.await?, "revision")?;
     let floors = sqlx::query("UPDATE floors SET revision = $1 WHERE name = 'changes'").bind(signed(floor));
-    within(floors.execute(into.connection().await?)).await?;
+    within(floors.execute(into.connection()?)).await?;
     into.set_head(head.clone()).await?;
     let entries = verify(&mut into, &head).await?;
     into.finish().await?;

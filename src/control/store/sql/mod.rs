@@ -2,8 +2,7 @@
 //!
 //! Rows are JSON with a few columns beside it to find them by. A transaction locks the counter row first (see
 //! [`super`]), reads what its commands will read with one question a table (`prefetch`), keeps what they write to itself
-//! (`overlay`), and writes it with few statements (`flush`, `insert`): much of it while the next commands are judged, the
-//! rest and the counter row at its end.
+//! (`overlay`), and writes it at its end with few statements (`flush`, `insert`).
 //!
 //! Deliberately absent: a statement that only one engine has, but for how a transaction begins, what a connection is
 //! set to, and how control planes wake each other (`hints`).

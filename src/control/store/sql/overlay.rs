@@ -136,18 +136,6 @@ impl Overlay {
         None
     }
 
-    /// How many entries of the record wait: a measure of how much does.
-    pub(super) fn entries(&self) -> usize {
-        self.rest.audit.len()
-    }
-
-    /// Everything that waits but the head, which is written last.
-    pub(super) fn flush_ahead(&mut self) -> Flush {
-        let mut flush = self.flush();
-        self.rest.head = flush.head.take();
-        flush
-    }
-
     /// Everything that waits; it waits no more.
     pub(super) fn flush(&mut self) -> Flush {
         Flush {

@@ -1,4 +1,4 @@
-//! The one transaction that runs: an overlay on a connection, which may be writing what was judged already.
+//! The one transaction that runs: an overlay on a connection.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,8 +6,6 @@ use std::sync::Arc;
 use sqlx::pool::PoolConnection;
 use sqlx::{Any, AnyConnection};
 use tokio::sync::MutexGuard;
-use tokio::task::JoinError;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::connect::{within, within_commit};
 use super::overlay::Overlay;
@@ -58,49 +56,10 @@ impl Drop for Held {
     }
 }
 
-/// The connection of a transaction: at hand, or with a task that writes on it meanwhile.
-#[derive(Debug)]
-enum Hand {
-    Here(Held),
-    /// Aborted when it is dropped, which closes the connection.
-    Away(AbortOnDropHandle<(Held, Read<()>)>),
-}
-
-impl Hand {
-    /// The connection, once nobody else writes on it.
-    ///
-    /// # Errors
-    /// What became of what was written meanwhile; the transaction is good for nothing then.
-    async fn held(&mut self) -> Read<&mut Held> {
-        if let Self::Away(task) = self {
-            // A task that broke took the connection along.
-            let broken = |error: JoinError| (Held(None), Err(StoreError::Unreachable(error.to_string())));
-            let (held, written) = task.await.unwrap_or_else(broken);
-            *self = Self::Here(held);
-            written?;
-        }
-        match self {
-            Self::Here(held) => Ok(held),
-            Self::Away(_) => Err(StoreError::Refused("the transaction is over".into())),
-        }
-    }
-
-    /// Whether the connection could be had at once.
-    fn is_free(&self) -> bool {
-        match self {
-            Self::Here(_) => true,
-            Self::Away(task) => task.is_finished(),
-        }
-    }
-}
-
-/// So many entries of the record are worth the statements that write them ahead of the rest.
-const AHEAD: usize = 48;
-
 /// A transaction of a [`SqlStore`](super::SqlStore).
 #[derive(Debug)]
 pub struct SqlTransaction<'s> {
-    hand: Hand,
+    connection: Held,
     overlay: Overlay,
     here: Remembered,
     turn: MutexGuard<'s, Remembered>,
@@ -111,7 +70,7 @@ impl<'s> SqlTransaction<'s> {
     pub(super) fn on(connection: Held, head: Head, turn: MutexGuard<'s, Remembered>) -> Self {
         let fresh = Remembered { revision: Some(head.revision), ..Remembered::default() };
         let here = if turn.revision == Some(head.revision) { turn.clone() } else { fresh };
-        Self { hand: Hand::Here(connection), overlay: Overlay::on(head), here, turn }
+        Self { connection, overlay: Overlay::on(head), here, turn }
     }
 
     /// Puts the counter row where a copy has it.
@@ -125,49 +84,29 @@ impl<'s> SqlTransaction<'s> {
         self.flush().await?;
         // Until it is known what became of it, nothing is known.
         self.turn.revision = None;
-        let held = self.hand.held().await?;
-        within_commit(sqlx::query("COMMIT").execute(held.get()?)).await?;
+        within_commit(sqlx::query("COMMIT").execute(self.connection.get()?)).await?;
         // The next transaction begins on the same connection.
-        drop(held.0.take());
+        drop(self.connection.0.take());
         let revision = Some(self.overlay.head.revision);
         *self.turn = Remembered { revision, ..self.here.clone() };
         Ok(())
     }
 
-    pub(super) async fn connection(&mut self) -> Read<&mut AnyConnection> {
-        self.hand.held().await?.get()
+    pub(super) fn connection(&mut self) -> Read<&mut AnyConnection> {
+        self.connection.get()
     }
 
-    async fn on_connection(&mut self) -> Read<On<'_>> {
-        Ok(On(self.connection().await?))
-    }
-
-    /// Has what waits written while the next commands are judged, if it is worth it and nobody writes already.
-    async fn write_ahead(&mut self) -> Read<()> {
-        if self.overlay.entries() < AHEAD || !self.hand.is_free() {
-            return Ok(());
-        }
-        self.hand.held().await?;
-        let waiting = self.overlay.flush_ahead();
-        let Hand::Here(held) = &mut self.hand else { return Ok(()) };
-        let mut held = Held(held.0.take());
-        self.hand = Hand::Away(AbortOnDropHandle::new(tokio::spawn(async move {
-            let written = match held.get() {
-                Ok(connection) => flush::flush(connection, waiting).await,
-                Err(error) => Err(error),
-            };
-            (held, written)
-        })));
-        Ok(())
+    fn on_connection(&mut self) -> Read<On<'_>> {
+        Ok(On(self.connection()?))
     }
 
     /// Writes what waits, so that a question about many rows sees it.
     async fn flush(&mut self) -> Read<On<'_>> {
         if self.overlay.is_written() {
             let waiting = self.overlay.flush();
-            flush::flush(self.connection().await?, waiting).await?;
+            flush::flush(self.connection()?, waiting).await?;
         }
-        self.on_connection().await
+        self.on_connection()
     }
 
     fn know_grants(&mut self, rows: &[GrantRow]) {
@@ -182,8 +121,7 @@ impl<'s> SqlTransaction<'s> {
 impl Transaction for SqlTransaction<'_> {
     async fn prefetch(&mut self, wanted: Wanted) -> Read<()> {
         self.flush().await?;
-        let connection = self.hand.held().await?.get()?;
-        prefetch::prefetch(connection, &mut self.overlay, wanted).await
+        prefetch::prefetch(self.connection.get()?, &mut self.overlay, wanted).await
     }
 
     async fn apply(&mut self, writes: Vec<Write>) -> Read<()> {
@@ -193,9 +131,9 @@ impl Transaction for SqlTransaction<'_> {
                 Write::Lock(_) | Write::NoLock(_) => self.here.locks = None,
                 _ => self.here.documents = None,
             }
-            flush::at_once(self.connection().await?, &rare).await?;
+            flush::at_once(self.connection()?, &rare).await?;
         }
-        self.write_ahead().await
+        Ok(())
     }
 
     async fn commit(self) -> Read<()> {
@@ -212,7 +150,7 @@ impl Rows for SqlTransaction<'_> {
         if let Some(documents) = &self.here.documents {
             return Ok(Vec::clone(documents));
         }
-        let documents = self.on_connection().await?.documents().await?;
+        let documents = self.on_connection()?.documents().await?;
         self.here.documents = Some(Arc::new(documents.clone()));
         Ok(documents)
     }
@@ -221,7 +159,7 @@ impl Rows for SqlTransaction<'_> {
         if let Some(known) = self.overlay.requests.get(id) {
             return Ok(known);
         }
-        let row = self.on_connection().await?.request(id).await?;
+        let row = self.on_connection()?.request(id).await?;
         self.overlay.requests.read(id.clone(), row.clone());
         Ok(row)
     }
@@ -230,7 +168,7 @@ impl Rows for SqlTransaction<'_> {
         if let Some(known) = self.overlay.grants.get(id) {
             return Ok(known);
         }
-        let row = self.on_connection().await?.grant(id).await?;
+        let row = self.on_connection()?.grant(id).await?;
         self.overlay.grants.read(id.clone(), row.clone());
         Ok(row)
     }
@@ -259,7 +197,7 @@ impl Rows for SqlTransaction<'_> {
         if let Some(used) = self.overlay.keys.get(&known) {
             return Ok(used.clone());
         }
-        let used = self.on_connection().await?.idempotent(caller, key).await?;
+        let used = self.on_connection()?.idempotent(caller, key).await?;
         self.overlay.keys.insert(known, used.clone());
         Ok(used)
     }
@@ -269,7 +207,7 @@ impl Rows for SqlTransaction<'_> {
         if let Some(used) = self.overlay.uses.get(&known) {
             return Ok(*used);
         }
-        let used = self.on_connection().await?.used(grant, use_id).await?;
+        let used = self.on_connection()?.used(grant, use_id).await?;
         self.overlay.uses.insert(known, used);
         Ok(used)
     }
@@ -278,7 +216,7 @@ impl Rows for SqlTransaction<'_> {
         if let Some(known) = self.overlay.tasks.get(reference) {
             return Ok(known);
         }
-        let task = self.on_connection().await?.task(reference).await?;
+        let task = self.on_connection()?.task(reference).await?;
         self.overlay.tasks.read(reference.clone(), task.clone());
         Ok(task)
     }
@@ -287,7 +225,7 @@ impl Rows for SqlTransaction<'_> {
         if let Some(locks) = &self.here.locks {
             return Ok(Vec::clone(locks));
         }
-        let locks = self.on_connection().await?.locks().await?;
+        let locks = self.on_connection()?.locks().await?;
         self.here.locks = Some(Arc::new(locks.clone()));
         Ok(locks)
     }
@@ -321,7 +259,7 @@ impl Rows for SqlTransaction<'_> {
     }
 
     async fn activity(&mut self, ids: &[GrantId]) -> Read<HashMap<GrantId, Activity>> {
-        self.on_connection().await?.activity(ids).await
+        self.on_connection()?.activity(ids).await
     }
 
     async fn requests_due(&mut self, now: Timestamp, limit: u32) -> Read<Vec<RequestRow>> {
