@@ -209,6 +209,17 @@ fn a_link_in_place_of_a_record_file_is_not_followed() {
     assert!(Recorder::open(settings, Catalogue::default(), &registry, Arc::new(StillClock)).is_err());
 }
 
+/// What is written without a look at it holds nothing that would end a text.
+#[test]
+fn methods_and_names_need_no_escape() {
+    for byte in 0..=u8::MAX {
+        let ends = !(b' '..=b'~').contains(&byte) || matches!(byte, b'"' | b'\\');
+        assert!(!ends || http::Method::from_bytes(&[b'A', byte]).is_err(), "{byte}");
+        let name = format!("a{}", char::from(byte));
+        assert!(!ends || (BackendName::new(&name).is_err() && GrantId::new(&name).is_err()), "{byte}");
+    }
+}
+
 #[test]
 fn stamps_are_what_a_library_says() {
     let mut stamp = line::Stamp::default();
