@@ -2,7 +2,8 @@
 //!
 //! The words of the product as types: who asks ([`principal`]), what is asked ([`action`], [`arguments`]), what is permitted and until
 //! when ([`grant`], [`time`]), what overrides it ([`lock`]), what may be asked for and how asking ends ([`entitlement`],
-//! [`elevation`]), and why ([`task`]). Everything here is pure: values in, values out.
+//! [`elevation`]), and why ([`task`]); and texts that have one reading ([`json`], [`yaml`]). Everything here is pure: values
+//! in, values out.
 //!
 //! Deliberately absent: I/O, async, a clock (callers pass [`time::Now`]), configuration, and any type of the wire, of a
 //! file or of a database. `domain` names no other module of this crate.
